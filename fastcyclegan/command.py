@@ -1,0 +1,44 @@
+"""What every command does around its work: exit codes and one clear line per error."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from fastcyclegan.errors import UserError
+from fastcyclegan.files import printable
+
+DONE, UNEXPECTED, BAD_INPUT, OUT_OF_MEMORY, NOT_FINITE, NOT_SAVED = 0, 1, 2, 3, 4, 5
+INTERRUPTED = 130
+
+
+def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Call ``main`` with the command-line words and turn what it raises into an exit code.
+
+    ``UserError`` prints one line and gives 2, running out of memory 3, Ctrl-C 130; anything else
+    is a defect of ours: the traceback is shown with a request to report it, and the code is 1.
+    """
+    try:
+        return main(sys.argv[1:] if argv is None else argv)
+    except UserError as problem:
+        return _fail(str(problem), BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as problem:
+        if _is_out_of_memory(problem):
+            return _fail(f"out of memory: {_first_line(problem)}", OUT_OF_MEMORY)
+        traceback.print_exc()
+        return _fail("this should not happen: please report the lines above", UNEXPECTED)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {printable(message)}", file=sys.stderr)
+    return code
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
+
+
+def _is_out_of_memory(problem: BaseException) -> bool:
+    named = type(problem).__name__ == "OutOfMemoryError" or isinstance(problem, MemoryError)
+    return named or "DefaultCPUAllocator: can't allocate memory" in str(problem)

@@ -1,0 +1,69 @@
+"""All decoded images of one domain in one flat uint8 buffer."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_DIGEST_ROWS = 1 << 24
+
+
+@dataclass
+class ImageSet:
+    """n images of one domain, one after the other, each row by row.
+
+    Attributes:
+        pixels: (P, C) uint8.
+        offset: (n,) int64, the row of ``pixels`` where each image begins.
+        height, width: (n,) int64, in pixels.
+        names: names relative to the scanned folder, "/" between folders.
+        quarantined: (path, reason) of the files that could not be used.
+        notes: counts of what is worth knowing.
+    """
+
+    pixels: Tensor
+    offset: Tensor
+    height: Tensor
+    width: Tensor
+    names: list[str]
+    quarantined: list[tuple[Path, str]] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def channels(self) -> int:
+        """1 (grey), 3 (RGB) or 4 (RGBA)."""
+        return self.pixels.shape[1]
+
+    def image(self, index: int) -> Tensor:
+        """Image number ``index`` as a (H, W, C) uint8 view. Waits for the device."""
+        start, h, w = (int(t[index]) for t in (self.offset, self.height, self.width))
+        return self.pixels[start : start + h * w].view(h, w, self.channels)
+
+    def to(self, device: str | torch.device) -> "ImageSet":
+        """The same images on another device; itself if they are there already."""
+        if self.pixels.device == torch.empty(0, device=device).device:
+            return self
+        tensors = ("pixels", "offset", "height", "width")
+        moved = replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        if "digest" in self.__dict__:
+            moved.__dict__["digest"] = self.digest
+        return moved
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) over names, sizes and pixels; where the folder lies does not matter."""
+        sha = hashlib.sha256(f"{len(self)} {self.channels}\n".encode())
+        height, width = self.height.tolist(), self.width.tolist()
+        for name, h, w in zip(self.names, height, width, strict=True):
+            # A name may hold any character: its length first, so that no two lists look the same.
+            data = name.encode("utf-8", "surrogatepass")
+            sha.update(b"%d %d %d " % (len(data), h, w) + data)
+        for rows in self.pixels.split(_DIGEST_ROWS):
+            sha.update(rows.cpu().contiguous().numpy().data)
+        return sha.hexdigest()

@@ -1,0 +1,197 @@
+"""The images of one training: both domains to train on, and a few fixed ones to look at."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.decode import ImageSet, decode_domain
+from fastcyclegan.data.images import from_uint8
+from fastcyclegan.data.sampler import PairSampler
+from fastcyclegan.data.scan import Scan, find_domains, scan_folder
+from fastcyclegan.data.toy import make_toy, toy_baselines
+from fastcyclegan.errors import UserError
+
+TOY_IMAGES = 16
+TOY_SEED = 0
+WATCHED_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Fixed images, followed through the training.
+
+    Attributes:
+        real_A, real_B: (N, C, H, W) in [-1, 1], fp32.
+        truth_A, truth_B: what real_B and real_A should become, where that is known.
+        baselines: PSNR in dB against the truth that no network is needed for: of the untranslated
+            input, and of the best affine colour map.
+    """
+
+    real_A: torch.Tensor
+    real_B: torch.Tensor
+    truth_A: torch.Tensor | None = None
+    truth_B: torch.Tensor | None = None
+    baselines: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Everything that was decoded for a training, on the CPU."""
+
+    set_A: ImageSet
+    set_B: ImageSet
+    watched: Watched
+    digest: str
+
+    @property
+    def quarantined(self) -> list[tuple[Path, str]]:
+        """Files passed over, with the reason."""
+        return self.set_A.quarantined + self.set_B.quarantined
+
+
+def load_training_set(config: TrainConfig, say: Callable[[str], None]) -> TrainingSet:
+    """Scan and decode what the options name; without a folder, the toy domains are made first.
+
+    Args:
+        config: the resolved options.
+        say: is told, in one line each, what was found.
+
+    Raises:
+        UserError: a folder or its images cannot be used; the message names it.
+    """
+    is_toy = not (config.dataroot or config.dataroot_A or config.dataroot_B)
+    roots = config.dataroot, config.dataroot_A, config.dataroot_B
+    if is_toy:
+        toy = _toy(config)
+        say(f"no --dataroot: training on toy images, written to {toy}")
+        roots = str(toy), None, None
+    scans = _scans(config, roots, "train")
+    set_A, set_B = (_decode(config, scan, domain) for domain, scan in zip("AB", scans, strict=True))
+    for domain, images in zip("AB", (set_A, set_B), strict=True):
+        say(_found(domain, images))
+    _check_sizes(config, set_A, set_B)
+    watched = _watched_toy(config, Path(roots[0])) if is_toy else _watched(config, roots, scans)
+    digest = hashlib.sha256(f"{set_A.digest} {set_B.digest}".encode()).hexdigest()
+    return TrainingSet(set_A, set_B, watched, digest)
+
+
+def make_sampler(
+    config: TrainConfig, images: TrainingSet, device: torch.device, dtype: torch.dtype
+) -> PairSampler:
+    """The stream of training batches, in ``dtype`` on ``device``."""
+    return PairSampler(
+        images.set_A,
+        images.set_B,
+        batch_size=config.batch_size,
+        crop_size=config.crop_size if config.preprocess.endswith("crop") else None,
+        flip=not config.no_flip,
+        serial=config.serial_batches,
+        seed=config.seed,
+        device=device,
+        dtype=dtype,
+        data_on=config.data_on,
+    )
+
+
+def _toy(config: TrainConfig) -> Path:
+    size = config.crop_size
+    root = Path("datasets") / f"toy-{size}px"
+    try:
+        return make_toy(root, size=size, n_test=TOY_IMAGES, seed=TOY_SEED)
+    except OSError as problem:
+        raise UserError(f"{root}: the toy images cannot be written ({problem.strerror})") from None
+
+
+def _scans(config: TrainConfig, roots: tuple[str | None, ...], phase: str) -> tuple[Scan, Scan]:
+    folders = find_domains(*roots, phase=phase)
+    if config.direction == "BtoA":
+        folders = folders[::-1]
+    limits = {"max_dataset_size": config.max_dataset_size, "min_size": config.min_size}
+    scan_A, scan_B = (scan_folder(folder, **limits) for folder in folders)
+    return scan_A, scan_B
+
+
+def _decode(config: TrainConfig, scan: Scan, domain: str, **changed: object) -> ImageSet:
+    options = {
+        "preprocess": config.preprocess,
+        "load_size": config.load_size,
+        "crop_size": config.crop_size,
+        "max_bad": config.max_bad,
+    }
+    channels = config.input_nc if domain == "A" else config.output_nc
+    common = {"channels": channels, "alpha": config.alpha, "threads": config.num_threads}
+    return decode_domain(scan, **common, **(options | changed))
+
+
+def _found(domain: str, images: ImageSet) -> str:
+    line = f"domain {domain}: {len(images.names)} images"
+    notes = images.notes | {"passed over": len(images.quarantined)}
+    told = ", ".join(f"{count} {note}" for note, count in notes.items() if count)
+    return f"{line} ({told})" if told else line
+
+
+def _check_sizes(config: TrainConfig, set_A: ImageSet, set_B: ImageSet) -> None:
+    if config.preprocess.endswith("crop"):
+        return
+    for images in (set_A, set_B):
+        bad = ((images.height % 4 != 0) | (images.width % 4 != 0)).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            size = f"{int(images.width[first])}x{int(images.height[first])}"
+            raise UserError(
+                f"{images.names[first]}: {size} pixels after --preprocess {config.preprocess}, but "
+                "sides must be multiples of 4; use --preprocess none or scale_width_and_crop"
+            )
+
+
+def _watched(
+    config: TrainConfig, roots: tuple[str | None, ...], train: tuple[Scan, Scan]
+) -> Watched:
+    """The first images of the test folders or, where there are none, of the training folders."""
+    try:
+        scans = _scans(config, roots, "test") if config.dataroot else train
+    except UserError:
+        scans = train
+    real = []
+    for domain, scan in zip("AB", scans, strict=True):
+        # twice as many as wanted, in case some cannot be decoded
+        first = slice(2 * WATCHED_IMAGES)
+        few = Scan(scan.root, scan.files[first], sizes=scan.sizes[first])
+        real.append(_images(_squared(config, few, domain))[:WATCHED_IMAGES])
+    return Watched(*real)
+
+
+def _watched_toy(config: TrainConfig, root: Path) -> Watched:
+    """The test images with their true counterparts; ``BtoA`` swaps the names of the domains."""
+    swapped = config.direction == "BtoA"
+    tensors = {}
+    for kind in ("test", "truth"):
+        for domain, folder in zip("AB", "BA" if swapped else "AB", strict=True):
+            scan = scan_folder(root / f"{kind}{folder}")
+            tensors[kind + domain] = _images(_squared(config, scan, domain))
+    baselines = toy_baselines(config.crop_size, TOY_IMAGES, TOY_SEED)
+    if swapped:
+        baselines = {name[:-1] + "BA"["AB".index(name[-1])]: x for name, x in baselines.items()}
+    return Watched(
+        tensors["testA"], tensors["testB"], tensors["truthA"], tensors["truthB"], baselines
+    )
+
+
+def _squared(config: TrainConfig, scan: Scan, domain: str) -> ImageSet:
+    size = config.crop_size
+    changed = {
+        "preprocess": "resize_and_crop",
+        "load_size": size,
+        "crop_size": size,
+        "max_bad": 1.0,
+    }
+    return _decode(config, scan, domain, **changed)
+
+
+def _images(images: ImageSet) -> torch.Tensor:
+    size = int(images.height[0]), int(images.width[0])
+    return from_uint8(images.pixels.view(len(images.names), *size, -1))

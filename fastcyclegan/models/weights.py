@@ -1,0 +1,159 @@
+"""Networks in safetensors files: fp32 tensors, and in the header everything needed to rebuild."""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from fastcyclegan import models
+from fastcyclegan.errors import UserError
+from fastcyclegan.files import write_atomic
+
+FORMAT = "fastcyclegan/1"
+GENERATOR_OF = {"AtoB": "G_A", "BtoA": "G_B"}
+
+
+def save_network(path: Path, net: nn.Module, *, step: int, pixel_range: str = "tanh") -> None:
+    """Write ``net`` to ``path`` (.safetensors), atomically. Raises OSError; the old file stays."""
+    write_atomic(Path(path), network_bytes(net, step=step, pixel_range=pixel_range))
+
+
+def network_bytes(net: nn.Module, *, step: int, pixel_range: str = "tanh") -> bytes:
+    """The content of the weights file of ``net`` (which has ``arch``) after ``step`` steps."""
+    metadata = {
+        "format": FORMAT,
+        "arch": json.dumps(net.arch),
+        "pixel_range": pixel_range,
+        "step": str(int(step)),
+    }
+    tensors = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in net.state_dict().items()
+    }
+    return tensors_to_bytes(tensors, metadata)
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file of ``tensors`` (any device, dtype, layout; views of one another too)."""
+    # A copy for each: safetensors refuses channels_last and tensors that share memory.
+    own = {
+        key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for key, value in tensors.items()
+    }
+    return safetensors.torch.save(own, metadata)
+
+
+def tensors_from_bytes(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header metadata of a safetensors file. Raises ValueError for anything else."""
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch lacks
+        raise ValueError(str(error)) from None
+    (length,) = struct.unpack("<Q", data[:8])
+    return tensors, json.loads(data[8 : 8 + length]).get("__metadata__", {})
+
+
+def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the network of a weights file: (network in fp32 on the CPU, metadata).
+
+    ``metadata`` has ``format``, ``arch`` (a dict), ``pixel_range`` and ``step`` (an int). Raises
+    UserError when the file is missing, damaged, of another program, or does not fit its ``arch``.
+    """
+    path = Path(path)
+    tensors, header = _read(path)
+    if not header.get("format", "").startswith("fastcyclegan/"):
+        raise UserError(f"{path} was not written by fastcyclegan (no metadata): give another file")
+    if header["format"] != FORMAT:
+        raise UserError(f"{path} has format {header['format']}, this version reads {FORMAT}")
+    try:
+        metadata = dict(header, arch=json.loads(header["arch"]), step=int(header["step"]))
+        pixel_range = header["pixel_range"]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} has damaged metadata ({error}): save it again") from None
+    if pixel_range != "tanh":
+        raise UserError(f"{path} has pixel range {pixel_range!r}: only 'tanh' is supported")
+    net = _build(path, metadata["arch"], tensors)
+    net.load_state_dict(tensors)
+    return net, metadata
+
+
+def load_generator(
+    path: Path | str, direction: str = "AtoB", device: torch.device | str = "cpu"
+) -> nn.Module:
+    """A trained generator, in eval mode and channels_last on ``device``.
+
+    ``path`` is a weights file, or a folder that holds G_A and G_B.safetensors: a run, its weights/
+    or a checkpoint; ``direction`` "AtoB" or "BtoA" chooses between those two and means nothing for
+    a file. The network maps (N, input_nc, H, W) to (N, output_nc, H, W), both in [-1, 1], H and W
+    multiples of 4. Raises UserError as ``load_network``, and for what is not a generator.
+    """
+    if direction not in GENERATOR_OF:
+        raise UserError(f"direction {direction!r} is not known: use AtoB or BtoA")
+    path = Path(path)
+    if path.is_dir():
+        path = _in_folder(path, GENERATOR_OF[direction])
+    net, metadata = load_network(path)
+    name = metadata["arch"]["class"]
+    if not name.endswith("Generator"):
+        raise UserError(f"{path} holds a {name}, not a generator: give G_A or G_B.safetensors")
+    return net.eval().to(device=device, memory_format=torch.channels_last)
+
+
+def _in_folder(folder: Path, name: str) -> Path:
+    for path in (folder / "weights" / f"{name}.safetensors", folder / f"{name}.safetensors"):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"{folder} has no weights/{name}.safetensors: give a run folder that has saved once, "
+        "or a .safetensors file"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix.lower() in (".pth", ".pt", ".pt2", ".ckpt", ".pkl"):
+        raise UserError(f"{path}: {path.suffix} files are not read yet, only .safetensors")
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give a .safetensors file")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: give a .safetensors file")
+    try:
+        return tensors_from_bytes(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is truncated or no safetensors file ({reason})") from None
+
+
+def _build(path: Path, arch: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    if not isinstance(arch, dict):
+        raise UserError(f"{path} has damaged metadata (arch is {arch!r}): save it again")
+    try:
+        # Without memory first: a damaged arch must not allocate more than the file can fill.
+        with torch.device("meta"):
+            expected = models.build(arch).state_dict()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except RuntimeError as error:  # torch's own refusal of a size
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: {arch} cannot be built: {reason}") from None
+    problem = _mismatch(expected, tensors)
+    if problem:
+        raise UserError(f"{path} does not fit its own description: {problem}")
+    return models.build(arch)
+
+
+def _mismatch(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:
+    for key, value in expected.items():
+        if key not in tensors:
+            return f"{key} is missing"
+        if tensors[key].shape != value.shape:
+            return f"{key} has shape {tuple(tensors[key].shape)}, not {tuple(value.shape)}"
+    extra = [key for key in tensors if key not in expected]
+    return f"{extra[0]} is not part of the network" if extra else None

@@ -1,0 +1,190 @@
+"""Checkpoints: ``ckpt/step-%08d/`` appears whole or not at all, and is verified when read.
+
+Each holds one safetensors file per network, train_state.safetensors and state.json, which lists the
+CRC32 and size of every other file and has a CRC32 of its own.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastcyclegan.errors import UserError
+from fastcyclegan.files import TEMPORARY_PREFIX, fsync_folder, write_atomic, write_durable
+from fastcyclegan.models.weights import network_bytes, tensors_from_bytes, tensors_to_bytes
+from fastcyclegan.runs.folder import RunFolder
+
+SCHEMA = 1
+_STATE = "state.json"
+_TRAIN_STATE = "train_state"
+_SUFFIX = ".safetensors"
+# ".old": moved aside while another checkpoint of the same step takes its place.
+_NAME = re.compile(r"step-([0-9]{8,})(\.old)?")
+_FILE = re.compile(r"[A-Za-z0-9_]+\.safetensors")
+
+
+def save_checkpoint(
+    folder: RunFolder,
+    step: int,
+    networks: Mapping[str, nn.Module],
+    train_state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int = 3,
+    pixel_range: str = "tanh",
+) -> Path:
+    """Save the run after ``step`` optimiser steps and return the checkpoint's folder.
+
+    ``networks`` by name (G_A …), ``train_state``: tensors by name, of any dtype and layout (an
+    optimiser's moments by parameter name), ``state``: what JSON can hold. Then the ``keep`` newest
+    checkpoints up to ``step`` stay, those of later steps go (the run has left that future), and
+    weights/ is refreshed. Raises OSError, a full disk say: the previous checkpoints still stand.
+    """
+    if keep < 1:
+        raise ValueError("keep must be at least 1")
+    _remove_leftovers(folder)
+    weights = {
+        name + _SUFFIX: network_bytes(net, step=step, pixel_range=pixel_range)
+        for name, net in networks.items()
+    }
+    files = weights | {_TRAIN_STATE + _SUFFIX: tensors_to_bytes(train_state, {"step": str(step)})}
+    files[_STATE] = _state_bytes(step, state, files)
+    path = _write(folder.ckpt, step, files)
+    _prune(folder, step, keep)
+    for name, data in weights.items():
+        write_atomic(folder.weights / name, data)
+    return path
+
+
+def latest_checkpoint(
+    folder: RunFolder, on_damaged: Callable[[Path, str], None] | None = None
+) -> tuple[int, Path] | None:
+    """(step, folder) of the newest checkpoint that verifies, or None when there is none.
+
+    ``on_damaged(path, message)`` is called for each newer one that had to be passed over.
+    """
+    for step, path in reversed(_checkpoints(folder)):
+        try:
+            _verified_files(path)
+        except UserError as error:
+            if on_damaged:
+                on_damaged(path, str(error))
+        else:
+            return step, path
+    return None
+
+
+def load_checkpoint(
+    path: Path,
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor], dict[str, Any]]:
+    """(state dict of each network, train_state, state) of a checkpoint; tensors contiguous, CPU.
+
+    Raises UserError, naming the file, when anything is missing or differs from what was saved.
+    """
+    files, state = _verified_files(Path(path))
+    tensors = {}
+    for name, data in files.items():
+        try:
+            tensors[name.removesuffix(_SUFFIX)], _ = tensors_from_bytes(data)
+        except ValueError as error:
+            raise UserError(f"{path}/{name} is damaged: {error}") from None
+    return tensors, tensors.pop(_TRAIN_STATE), state
+
+
+def _state_bytes(step: int, state: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    body = {
+        "schema": SCHEMA,
+        "step": int(step),
+        "state": dict(state),
+        "files": {name: {"crc32": zlib.crc32(d), "size": len(d)} for name, d in files.items()},
+    }
+    body = json.loads(json.dumps(body))
+    return json.dumps({"crc32": _crc(body), "body": body}, indent=1).encode()
+
+
+def _crc(body: Any) -> int:
+    return zlib.crc32(json.dumps(body, sort_keys=True).encode())
+
+
+def _write(ckpt: Path, step: int, files: Mapping[str, bytes]) -> Path:
+    needed = sum(len(data) for data in files.values())
+    if shutil.disk_usage(ckpt).free < needed:
+        raise OSError(errno.ENOSPC, f"a checkpoint needs {needed} bytes", str(ckpt))
+    temporary = ckpt / f"{TEMPORARY_PREFIX}{step:08d}-{os.getpid()}"
+    path, old = ckpt / f"step-{step:08d}", ckpt / f"step-{step:08d}.old"
+    try:
+        temporary.mkdir()
+        for name, data in files.items():
+            write_durable(temporary / name, data)
+        fsync_folder(temporary)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(path, old)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_folder(ckpt)
+    return path
+
+
+def _checkpoints(folder: RunFolder) -> list[tuple[int, Path]]:
+    """(step, folder) of everything named like a checkpoint, oldest first."""
+    if not folder.ckpt.is_dir():
+        return []
+    named = [(_NAME.fullmatch(path.name), path) for path in folder.ckpt.iterdir()]
+    found = [(int(match[1]), not match[2], path) for match, path in named if match]
+    return [(step, path) for step, _, path in sorted(found)]
+
+
+def _verified_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    try:
+        body = _verified_body(path / _STATE)
+        files = {}
+        for name, expected in body["files"].items():
+            if not _FILE.fullmatch(name):
+                raise UserError(f"{path}/{_STATE} is damaged: it lists {name!r}")
+            files[name] = (path / name).read_bytes()
+            actual = {"crc32": zlib.crc32(files[name]), "size": len(files[name])}
+            if actual != expected:
+                raise UserError(f"{path}/{name} is damaged: its checksum differs")
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
+    return files, body["state"]
+
+
+def _verified_body(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+        body = content["body"]
+        intact = content["crc32"] == _crc(body)
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise UserError(f"{path} is damaged: its checksum differs")
+    if body["schema"] != SCHEMA:
+        raise UserError(f"{path} has schema {body['schema']}, this version reads {SCHEMA}")
+    return body
+
+
+def _prune(folder: RunFolder, step: int, keep: int) -> None:
+    found = _checkpoints(folder)
+    current = [path for at, path in found if at <= step and path.suffix != ".old"]
+    for _, path in found:
+        if path not in current[-keep:]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_leftovers(folder: RunFolder) -> None:
+    for parent in (folder.ckpt, folder.weights):
+        for path in parent.glob(TEMPORARY_PREFIX + "*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

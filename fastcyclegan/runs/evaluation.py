@@ -1,0 +1,43 @@
+"""What fixed images show about a run: previews, and PSNR where the truth is known."""
+
+import torch
+
+from fastcyclegan.models import Network
+
+
+def psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB, the mean over images.
+
+    Args:
+        images, truth: (N, C, H, W) in [-1, 1]; rounded to 8 bits first, as a written image is.
+    """
+    levels, wanted = (((x.double() + 1) * 127.5).round().clamp(0, 255) for x in (images, truth))
+    error = (levels - wanted).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
+    return (10 * torch.log10(255**2 / error)).mean().item()
+
+
+@torch.no_grad()
+def preview_rows(
+    G_A: Network, G_B: Network, real_A: torch.Tensor, real_B: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The fixed images through both generators, by label, each (N, C, H, W) in [-1, 1] on the CPU.
+
+    For each domain: real, fake, rec(onstructed) and, where channels agree, idt (the generator that
+    makes this domain, applied to it).
+    """
+    rows = {}
+    for source, target, there, back, real in (
+        ("A", "B", G_A, G_B, real_A),
+        ("B", "A", G_B, G_A, real_B),
+    ):
+        fake = each(there, real)
+        rows |= {f"real_{source}": real, f"fake_{target}": fake, f"rec_{source}": each(back, fake)}
+        if real.shape[1] == fake.shape[1]:
+            rows[f"idt_{target}"] = each(back, real)
+    return {label: images.float().cpu() for label, images in rows.items()}
+
+
+@torch.no_grad()
+def each(net: Network, images: torch.Tensor) -> torch.Tensor:
+    """``net`` over (N, C, H, W) images one by one, so that memory does not grow with N."""
+    return torch.cat([net(image) for image in images.split(1)])

@@ -1,0 +1,204 @@
+"""The run folder ``<checkpoints_dir>/<name>/``: its paths, its name, and which one to continue."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastcyclegan.errors import UserError
+from fastcyclegan.files import write_atomic
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NUMBER = re.compile(r"[0-9]{4,9}")
+RESUME_MODES = ("auto", "none")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder. ``root`` exists; so do its sub-folders once ``open_run`` returned it."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """config.json: options, versions, machine, digests, ``finished``."""
+        return self.root / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl: see ``runs.metrics``."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def previews(self) -> Path:
+        """Folder of the preview pictures."""
+        return self.root / "previews"
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the newest networks, for people and other programs."""
+        return self.root / "weights"
+
+    @property
+    def ckpt(self) -> Path:
+        """Folder of the checkpoints, for resuming."""
+        return self.root / "ckpt"
+
+    @property
+    def quarantine(self) -> Path:
+        """quarantine.jsonl: files passed over, with the reason."""
+        return self.root / "quarantine.jsonl"
+
+    def preview(self, step: int) -> Path:
+        """The preview picture of ``step``."""
+        return self.previews / f"step-{step:08d}.png"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end. Raises UserError when config.json is damaged."""
+        return bool(self.read_config().get("finished"))
+
+    def read_config(self) -> dict[str, Any]:
+        """What config.json holds. Raises UserError when it is missing or damaged."""
+        try:
+            config = json.loads(self.config.read_bytes())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.config} cannot be read ({_reason(error)}): give another --name"
+            ) from None
+        if not isinstance(config, dict):
+            raise UserError(f"{self.config} is not a run's configuration: give another --name")
+        return config
+
+    def update_config(self, **values: Any) -> None:
+        """Set entries of config.json, atomically; the others stay. Raises UserError, OSError."""
+        config = self.read_config() if self.config.exists() else {}
+        write_atomic(self.config, (json.dumps(config | values, indent=2) + "\n").encode())
+
+    def write_quarantine(self, entries: Iterable[tuple[Path, str]]) -> None:
+        """Replace quarantine.jsonl by one line per (file, reason). Raises OSError."""
+        rows = ({"path": str(path), "reason": reason} for path, reason in entries)
+        write_atomic(self.quarantine, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def valid_name(name: str) -> str:
+    """Return ``name`` if it may name a run. Raises UserError otherwise."""
+    if not _NAME.fullmatch(name) or name in (".", ".."):
+        raise UserError(
+            f"--name {name!r} cannot name a run: use 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+        )
+    return name
+
+
+def open_run(
+    checkpoints_dir: Path,
+    name: str | None,
+    digest: str,
+    mode: str = "auto",
+    options: dict[str, Any] | None = None,
+) -> RunFolder:
+    """The run to write to: an existing one to continue, or a new folder.
+
+    With a ``name``: that run, which must have the same configuration ``digest`` if it exists
+    (``options``, the resolved ones, then serve to name the differences); a finished one is returned
+    too, see ``RunFolder.finished``. Without: the newest unfinished run of the same digest, else the
+    next free number. ``mode`` "none" continues nothing: a name must then be new. A new folder gets
+    a config.json of digest, options, ``finished`` false and the time of creation.
+    Raises UserError when nothing can be written there, or the named run is another one.
+    """
+    if mode not in RESUME_MODES:
+        raise UserError(f"--resume {mode} is not known: use one of {', '.join(RESUME_MODES)}")
+    if name is not None:
+        valid_name(name)
+    try:
+        checkpoints_dir.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            run = _named_run(checkpoints_dir / name, digest, mode, options)
+        else:
+            run = _newest_unfinished(checkpoints_dir, digest) if mode == "auto" else None
+            run = run or _numbered_run(checkpoints_dir)
+        if not run.config.exists():
+            run.update_config(
+                digest=digest, finished=False, created=time.time(), options=options or {}
+            )
+        for folder in (run.previews, run.weights, run.ckpt):
+            folder.mkdir(exist_ok=True)
+        _require_writable(run)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or checkpoints_dir}: no run can be written there "
+            f"({_reason(error)}): choose another --checkpoints_dir"
+        ) from None
+    return run
+
+
+def _named_run(root: Path, digest: str, mode: str, options: dict[str, Any] | None) -> RunFolder:
+    run = RunFolder(root)
+    root.mkdir(exist_ok=True)
+    if not run.config.exists():
+        if any(root.iterdir()):
+            raise UserError(f"{root} holds files but no config.json: give another --name")
+        return run
+    if mode == "none":
+        raise UserError(f"run {root} exists: give another --name, or --resume auto to continue it")
+    config = run.read_config()
+    if config.get("digest") != digest:
+        differing = _differences(config.get("options"), options)
+        raise UserError(
+            f"run {root} has another configuration ({differing}): "
+            "give the same options to continue it, or another --name"
+        )
+    return run
+
+
+def _differences(old: Any, new: dict[str, Any] | None) -> str:
+    old, new = (old if isinstance(old, dict) else {}), (new or {})
+    # Through JSON, because a tuple comes back from config.json as a list.
+    new = json.loads(json.dumps(new, default=str))
+    parts = [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    return "; ".join(parts) or "digests differ"
+
+
+def _newest_unfinished(checkpoints_dir: Path, digest: str) -> RunFolder | None:
+    found = []
+    for root in checkpoints_dir.iterdir():
+        if not (root / "config.json").is_file():
+            continue
+        try:
+            config = RunFolder(root).read_config()
+        except UserError:
+            continue
+        if config.get("digest") == digest and config.get("finished") is False:
+            found.append((config.get("created", 0), root.name, root))
+    return RunFolder(max(found)[2]) if found else None
+
+
+def _numbered_run(checkpoints_dir: Path) -> RunFolder:
+    names = [entry.name for entry in checkpoints_dir.iterdir()]
+    number = max((int(name) for name in names if _NUMBER.fullmatch(name)), default=0)
+    while True:
+        number += 1
+        root = checkpoints_dir / f"{number:04d}"
+        try:
+            root.mkdir()
+        except FileExistsError:  # another process was quicker
+            continue
+        return RunFolder(root)
+
+
+def _require_writable(run: RunFolder) -> None:
+    for folder in (run.root, run.previews, run.weights, run.ckpt):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied", str(folder))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,221 @@
+"""One CycleGAN step, in two implementations of the same mathematics.
+
+With G_A : A -> B, G_B : B -> A, D_A the judge of domain B and D_B that of domain A::
+
+    L_G = L(D_A(G_A(A)), real) + L(D_B(G_B(B)), real)
+        + lambda_A |G_B(G_A(A)) - A| + lambda_B |G_A(G_B(B)) - B|
+        + lambda_identity (lambda_B |G_A(B) - B| + lambda_A |G_B(A) - A|)
+    L_D_A = (L(D_A(B), real) + L(D_A(pooled fake of B), fake)) / 2        and the same for D_B
+
+One Adam step over both generators, then one over both discriminators, whose fakes are those made
+before the generators moved. Source: Zhu et al., CycleGAN (2017), in the form and under the names of
+junyanz/pytorch-CycleGAN-and-pix2pix.
+
+``reference_step`` calls a network once per set of images and lets autograd walk the whole graph.
+``fused_step`` runs sets that share a network and its weights as one batch, which instance norm
+keeps exact, and computes no gradient that is thrown away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fastcyclegan.kernels.philox import POOL_A, POOL_B
+from fastcyclegan.models import Network
+from fastcyclegan.steps.losses import NAMES, gan_loss, l1_loss
+from fastcyclegan.steps.optimiser import Weights, adam, set_lr
+from fastcyclegan.steps.pool import ImagePool
+
+GENERATORS, DISCRIMINATORS = ("G_A", "G_B"), ("D_A", "D_B")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a step needs to know: JZ's options of the same names, and the compute dtype."""
+
+    lambda_A: float = 10.0
+    lambda_B: float = 10.0
+    lambda_identity: float = 0.5
+    pool_size: int = 50
+    lr: float = 2e-4
+    beta1: float = 0.5
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+
+
+class CycleGAN:
+    """Everything that a step reads and changes.
+
+    Args:
+        networks: G_A, G_B, D_A, D_B, on the training device.
+        settings: the losses' weights and so on.
+        shape_A, shape_B: (C, H, W) of the images of both domains.
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, Network],
+        settings: Settings,
+        shape_A: tuple[int, int, int],
+        shape_B: tuple[int, int, int],
+    ) -> None:
+        self.networks, self.settings = networks, settings
+        self.weights = {name: Weights(net, settings.dtype) for name, net in networks.items()}
+        self.optimisers = {
+            "G": adam((self.weights[n] for n in GENERATORS), settings.lr, settings.beta1),
+            "D": adam((self.weights[n] for n in DISCRIMINATORS), settings.lr, settings.beta1),
+        }
+        device = next(networks["G_A"].parameters()).device
+        common = (settings.dtype, device, settings.seed)
+        # a fake of B has the height and width of the A that it was made from
+        fake_A = (shape_A[0], *shape_B[1:])
+        fake_B = (shape_B[0], *shape_A[1:])
+        self.pools = {
+            "A": ImagePool(settings.pool_size, fake_A, *common, POOL_A),
+            "B": ImagePool(settings.pool_size, fake_B, *common, POOL_B),
+        }
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of both optimisers from the next step on."""
+        for optimiser in self.optimisers.values():
+            set_lr(optimiser, lr)
+
+    def refresh_weights(self, names: Sequence[str] = GENERATORS + DISCRIMINATORS) -> None:
+        """Bring the copies in the compute dtype up to date with the master weights."""
+        for name in names:
+            self.weights[name].refresh()
+
+
+def fused_step(
+    model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor, number: torch.Tensor
+) -> torch.Tensor:
+    """One optimiser step; no host sync inside.
+
+    Args:
+        model: changed in place.
+        real_A, real_B: (N, C, H, W) in the compute dtype, channels_last.
+        number: (N,) int64, the running numbers of the images in the training.
+
+    Returns:
+        (8,) losses in the order of ``losses.NAMES``, on the device; an unused idt is 0.
+    """
+    losses, fakes, gradients = generator_phase(model, real_A, real_B)
+    _update(model, "G", GENERATORS, gradients)
+    pooled = {domain: model.pools[domain].query(fakes[domain], number) for domain in "AB"}
+    d_losses, gradients = discriminator_phase(model, real_A, real_B, pooled)
+    _update(model, "D", DISCRIMINATORS, gradients)
+    return _as_row(losses | d_losses, real_A)
+
+
+def generator_phase(
+    model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[list[torch.Tensor]]]:
+    """Losses of the generators, their fakes by domain, and gradients per generator.
+
+    Discriminators get detached weights, so that only the gradient to their input is computed.
+    """
+    settings, weights = model.settings, model.weights
+    G_A, G_B = (model.networks[name] for name in GENERATORS)
+    w_A, w_B = (weights[name].copies for name in GENERATORS)
+    identity = settings.lambda_identity > 0
+    fake_B, *idt_A = _apply(G_A, w_A, real_A, *([real_B] if identity else []))
+    fake_A, *idt_B = _apply(G_B, w_B, real_B, *([real_A] if identity else []))
+    rec_A, rec_B = G_B.compute(fake_B, w_B), G_A.compute(fake_A, w_A)
+    D_A, D_B = (model.networks[name] for name in DISCRIMINATORS)
+    losses = {
+        "G_A": gan_loss(D_A.compute(fake_B, weights["D_A"].detached()), True),
+        "G_B": gan_loss(D_B.compute(fake_A, weights["D_B"].detached()), True),
+        "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A),
+        "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B),
+    }
+    if identity:
+        scale = settings.lambda_identity
+        losses["idt_A"] = scale * settings.lambda_B * l1_loss(idt_A[0], real_B)
+        losses["idt_B"] = scale * settings.lambda_A * l1_loss(idt_B[0], real_A)
+    gradients = torch.autograd.grad(sum(losses.values()), [*w_A, *w_B])
+    fakes = {"A": fake_A.detach(), "B": fake_B.detach()}
+    return losses, fakes, [list(gradients[: len(w_A)]), list(gradients[len(w_A) :])]
+
+
+def discriminator_phase(
+    model: CycleGAN,
+    real_A: torch.Tensor,
+    real_B: torch.Tensor,
+    pooled: dict[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], list[list[torch.Tensor]]]:
+    """Losses of the discriminators and gradients per discriminator; D_A judges domain B."""
+    losses, gradients = {}, []
+    for name, real, fake in (("D_A", real_B, pooled["B"]), ("D_B", real_A, pooled["A"])):
+        copies = model.weights[name].copies
+        on_real, on_fake = _apply(model.networks[name], copies, real, fake)
+        losses[name] = 0.5 * (gan_loss(on_real, True) + gan_loss(on_fake, False))
+        gradients.append(list(torch.autograd.grad(losses[name], copies)))
+    return losses, gradients
+
+
+def reference_step(
+    model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor, number: torch.Tensor
+) -> torch.Tensor:
+    """As :func:`fused_step`, one network call per set of images; the oracle and the baseline."""
+    settings = model.settings
+    G_A, G_B, D_A, D_B = (model.networks[name] for name in GENERATORS + DISCRIMINATORS)
+    fake_B, fake_A = G_A(real_A), G_B(real_B)
+    rec_A, rec_B = G_B(fake_B), G_A(fake_A)
+    _require_gradients(model, DISCRIMINATORS, False)
+    model.optimisers["G"].zero_grad()
+    losses = {
+        "G_A": gan_loss(D_A(fake_B), True),
+        "G_B": gan_loss(D_B(fake_A), True),
+        "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A),
+        "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B),
+    }
+    if settings.lambda_identity > 0:
+        scale = settings.lambda_identity
+        losses["idt_A"] = scale * settings.lambda_B * l1_loss(G_A(real_B), real_B)
+        losses["idt_B"] = scale * settings.lambda_A * l1_loss(G_B(real_A), real_A)
+    sum(losses.values()).backward()
+    model.optimisers["G"].step()
+    _require_gradients(model, DISCRIMINATORS, True)
+    model.optimisers["D"].zero_grad()
+    for name, D, real, domain, fake in (
+        ("D_A", D_A, real_B, "B", fake_B),
+        ("D_B", D_B, real_A, "A", fake_A),
+    ):
+        pooled = model.pools[domain].query(fake, number)
+        losses[name] = 0.5 * (gan_loss(D(real), True) + gan_loss(D(pooled), False))
+        losses[name].backward()
+    model.optimisers["D"].step()
+    return _as_row(losses, real_A)
+
+
+STEPS = {"fused": fused_step, "reference": reference_step}
+
+
+def _apply(
+    net: Network, weights: Sequence[torch.Tensor], *images: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """The network over several sets of images: as one batch if their shapes agree."""
+    if len({x.shape for x in images}) == 1:
+        return net.compute(torch.cat(images), weights).chunk(len(images))
+    return tuple(net.compute(x, weights) for x in images)
+
+
+def _update(
+    model: CycleGAN, which: str, names: Sequence[str], gradients: list[list[torch.Tensor]]
+) -> None:
+    for name, of_network in zip(names, gradients, strict=True):
+        model.weights[name].set_gradients(of_network)
+    model.optimisers[which].step()
+    model.refresh_weights(names)
+
+
+def _require_gradients(model: CycleGAN, names: Sequence[str], flag: bool) -> None:
+    for name in names:
+        for master in model.weights[name].masters:
+            master.requires_grad_(flag)
+
+
+def _as_row(losses: dict[str, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    zero = like.new_zeros((), dtype=losses["G_A"].dtype)
+    return torch.stack([losses.get(name, zero).detach() for name in NAMES])

@@ -1,0 +1,73 @@
+"""Philox-4x32-10: random numbers that are a pure function of (seed, stream, counter).
+
+One round maps the counter words c and the key words k (all uint32) to
+``(hi(M1*c2) ^ c1 ^ k0, lo(M1*c2), hi(M0*c0) ^ c3 ^ k1, lo(M0*c0))``; the key grows by W after each
+of the ten rounds. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+The bits are those of ``tl.philox(seed | stream << 32, counter & 0xffffffff, counter >> 32, 0, 0)``.
+There is no state to save: image number i draws the same numbers on every device, in every order.
+"""
+
+import torch
+from torch import Tensor
+
+# One stream per use, so that two uses never share a number.
+ORDER, SAMPLE_A, SAMPLE_B, POOL_A, POOL_B = range(5)
+
+_ROUNDS = 10
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_MASK = 0xFFFFFFFF
+
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _mul_hi_lo(m: int, c: Tensor) -> tuple[Tensor, Tensor]:
+    # In 16-bit halves: a full 32x32-bit product would overflow int64, which C++ leaves undefined.
+    low = m * (c & 0xFFFF)
+    mid = m * (c >> 16) + (low >> 16)
+    return mid >> 16, (mid & 0xFFFF) << 16 | (low & 0xFFFF)
+
+
+def philox_4x32(counter: Words, key: tuple[int, int | Tensor]) -> Words:
+    """Philox-4x32-10 itself.
+
+    Args:
+        counter: four int64 tensors of one shape, each value in [0, 2**32).
+        key: two words in [0, 2**32); the second may be an int64 tensor that broadcasts.
+
+    Returns:
+        Four int64 tensors of the (broadcast) shape, values in [0, 2**32).
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        hi0, lo0 = _mul_hi_lo(_M0, c0)
+        hi1, lo1 = _mul_hi_lo(_M1, c2)
+        c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    return c0, c1, c2, c3
+
+
+def philox_ref(seed: int, stream: int | Tensor, counter: Tensor) -> Words:
+    """Four random 32-bit words per counter value.
+
+    Args:
+        seed: any integer; its low 32 bits are used.
+        stream: one of ORDER .. POOL_B, or an int64 tensor of them that broadcasts with ``counter``.
+        counter: int64 tensor of any shape and device, values in [0, 2**63).
+
+    Returns:
+        Four int64 tensors of the (broadcast) shape, values in [0, 2**32).
+    """
+    zero = torch.zeros_like(counter)
+    return philox_4x32((counter & _MASK, counter >> 32, zero, zero), (seed & _MASK, stream))
+
+
+def uniform(r: Tensor) -> Tensor:
+    """float32 in [0, 1) from random words: the upper 24 bits, so that every value is exact."""
+    return (r >> 8).to(torch.float32) * 2.0**-24
+
+
+def randint(r: Tensor, n: int | Tensor) -> Tensor:
+    """int64 in [0, n) from random words; n < 2**31, an int or an int64 tensor that broadcasts."""
+    return (r * n) >> 32

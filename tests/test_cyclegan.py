@@ -1,0 +1,161 @@
+"""The two implementations of the CycleGAN step are the same mathematics."""
+
+import pytest
+import torch
+
+from fastcyclegan.models import Network, NLayerDiscriminator, ResnetGenerator
+from fastcyclegan.models.network import init_weights
+from fastcyclegan.steps.cyclegan import STEPS, CycleGAN, Settings
+from fastcyclegan.steps.losses import NAMES
+
+SIZE = 32
+
+
+def make_networks(dtype: torch.dtype, seed: int = 0) -> dict[str, Network]:
+    generator = torch.Generator().manual_seed(seed)
+    networks = {
+        "G_A": ResnetGenerator(ngf=4, n_blocks=2),
+        "G_B": ResnetGenerator(ngf=4, n_blocks=2),
+        "D_A": NLayerDiscriminator(ndf=4),
+        "D_B": NLayerDiscriminator(ndf=4),
+    }
+    for net in networks.values():
+        # wider than JZ's 0.02, so that activations and gradients of the small nets are not tiny
+        init_weights(net, 0.2, generator)
+        net.to(dtype)
+    return networks
+
+
+def make_model(dtype: torch.dtype = torch.float64, **settings) -> CycleGAN:
+    shape = (3, SIZE, SIZE)
+    settings = {"pool_size": 3, "seed": 5, **settings}
+    return CycleGAN(make_networks(dtype), Settings(dtype=dtype, **settings), shape, shape)
+
+
+def images(n: int, step: int, domain: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1000 * domain + step)
+    x = torch.rand((n, 3, SIZE, SIZE), generator=generator, dtype=dtype) * 2 - 1
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def run(implementation: str, model: CycleGAN, n: int, steps: int) -> tuple[list, list]:
+    """Losses and all gradients of each step."""
+    losses, gradients = [], []
+    for step in range(steps):
+        number = torch.arange(n) + step * n
+        row = STEPS[implementation](model, images(n, step, 0), images(n, step, 1), number)
+        losses.append(row)
+        masters = [(k, p) for k, w in model.weights.items() for p in w.masters]
+        gradients.append([(k, p.grad.clone()) for k, p in masters])
+    return losses, gradients
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("identity", [0.5, 0.0])
+def test_fused_equals_reference_in_fp64(n, identity):
+    """Losses and every gradient tensor agree to 1e-9, over steps that fill and pass the pool."""
+    settings = {"lambda_identity": identity, "lambda_A": 9.0, "lambda_B": 11.0}
+    wanted, got = (
+        run(implementation, make_model(**settings), n, steps=6)
+        for implementation in ("reference", "fused")
+    )
+    torch.testing.assert_close(got[0], wanted[0], rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(got[1], wanted[1], strict=True):
+        assert len(ours) == len(theirs) == 2 * (3 + 4 + 4) + 2 * (2 + 3 + 2)
+        for (name, gradient), (_, truth) in zip(ours, theirs, strict=True):
+            assert truth.abs().max() > 0, name
+            error = (gradient - truth).abs().max() / truth.abs().max()
+            assert error < 1e-9, name
+
+
+def test_losses_follow_the_formulas():
+    """Each of the eight losses, recomputed from the networks by its formula."""
+    model = make_model(lambda_A=9.0, lambda_B=11.0, lambda_identity=0.25)
+    G_A, G_B, D_A, D_B = (model.networks[name] for name in ("G_A", "G_B", "D_A", "D_B"))
+    A, B = images(2, 0, 0), images(2, 0, 1)
+    with torch.no_grad():
+        fake_B, fake_A = G_A(A), G_B(B)
+        wanted = {
+            "D_A": 0.5 * ((D_A(B) - 1).pow(2).mean() + D_A(fake_B).pow(2).mean()),
+            "G_A": (D_A(fake_B) - 1).pow(2).mean(),
+            "cycle_A": 9.0 * (G_B(fake_B) - A).abs().mean(),
+            "idt_A": 0.25 * 11.0 * (G_A(B) - B).abs().mean(),
+            "D_B": 0.5 * ((D_B(A) - 1).pow(2).mean() + D_B(fake_A).pow(2).mean()),
+            "G_B": (D_B(fake_A) - 1).pow(2).mean(),
+            "cycle_B": 11.0 * (G_A(fake_A) - B).abs().mean(),
+            "idt_B": 0.25 * 9.0 * (G_B(A) - A).abs().mean(),
+        }
+    got = dict(zip(NAMES, STEPS["fused"](model, A, B, torch.arange(2)), strict=True))
+    assert list(got) == list(wanted)
+    for name in wanted:
+        torch.testing.assert_close(got[name], wanted[name], rtol=1e-10, atol=0, msg=name)
+
+
+def test_step_with_domains_of_different_size():
+    """Sets that cannot be one batch are run one by one, with the same result."""
+    shapes = (3, 32, 32), (3, 40, 24)
+    rows = []
+    for implementation in ("reference", "fused"):
+        settings = Settings(dtype=torch.float64, pool_size=2)
+        model = CycleGAN(make_networks(torch.float64), settings, *shapes)
+        A, B = images(1, 0, 0), images(1, 0, 1).reshape(1, 3, 32, 32)
+        B = torch.nn.functional.interpolate(B, shapes[1][1:])
+        rows.append([STEPS[implementation](model, A, B, torch.arange(1)) for _ in range(3)])
+    torch.testing.assert_close(rows[1], rows[0], rtol=1e-9, atol=1e-12)
+
+
+def test_step_costs_no_discarded_gradient(monkeypatch):
+    """In the generators' phase no gradient of a discriminator's weight is computed."""
+    model = make_model()
+    touched = []
+    for name in ("D_A", "D_B"):
+        for master in model.weights[name].masters:
+            master.register_hook(lambda gradient: touched.append(gradient.shape))
+    from fastcyclegan.steps.cyclegan import discriminator_phase, generator_phase
+
+    A, B = images(1, 0, 0), images(1, 0, 1)
+    _, fakes, _ = generator_phase(model, A, B)
+    assert touched == []
+    discriminator_phase(model, A, B, fakes)
+    assert len(touched) == 2 * 7
+
+
+def test_bf16_copies_follow_the_masters():
+    """In bf16 the masters stay fp32, move, and the copies are their casts after each step."""
+    shape = (3, SIZE, SIZE)
+    model = CycleGAN(make_networks(torch.float32), Settings(dtype=torch.bfloat16), shape, shape)
+    before = [p.detach().clone() for p in model.weights["G_A"].masters]
+    real = (images(1, 0, domain).bfloat16() for domain in (0, 1))
+    row = STEPS["fused"](model, *real, torch.arange(1))
+    assert row.dtype == torch.float32 and torch.isfinite(row).all()
+    for weights in model.weights.values():
+        for master, copy in zip(weights.masters, weights.copies, strict=True):
+            assert master.dtype == torch.float32 and copy.dtype == torch.bfloat16
+            assert torch.equal(copy, master.bfloat16())
+    after = model.weights["G_A"].masters
+    assert all(not torch.equal(x, y) for x, y in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_the_generator_by_finite_differences(memory_format):
+    """The derivative along a random direction, with a cotangent in either layout, at batch 1.
+
+    F.instance_norm fails this on a CPU for channels_last (torch 2.13).
+    """
+    net = make_networks(torch.float64)["G_A"]
+    x = images(1, 0, 0)
+    cotangent = torch.randn(1, 3, SIZE, SIZE, dtype=torch.float64).contiguous(
+        memory_format=memory_format
+    )
+    masters = [p for _, p in net.live_parameters()]
+    gradients = torch.autograd.grad(net(x), masters, cotangent)
+    direction = [torch.randn_like(p) for p in masters]
+    analytic = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+    step = 1e-6
+    values = []
+    with torch.no_grad():
+        for sign in (1, -1):
+            shifted = [p + sign * step * d for p, d in zip(masters, direction, strict=True)]
+            values.append((net.compute(x, shifted) * cotangent).sum())
+    numeric = (values[0] - values[1]) / (2 * step)
+    torch.testing.assert_close(analytic, numeric, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,274 @@
+"""The train command from its words to its files: what a run leaves, resumes, and refuses."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastcyclegan import command, load_generator, train, training
+from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
+from fastcyclegan.runs.folder import RunFolder
+from fastcyclegan.runs.metrics import read_metrics
+from fastcyclegan.steps.cyclegan import STEPS
+from fastcyclegan.steps.losses import NAMES
+
+TINY_WORDS = (
+    "--device cpu --precision fp32 --netG resnet_1blocks --ngf 4 --ndf 4 --load_size 36 "
+    "--crop_size 32 --pool_size 3 --print_freq 2 --display_freq 4"
+)
+TINY = TINY_WORDS.split()
+
+
+def make_images(folder: Path, n: int, size: tuple[int, int] = (40, 44), seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for i in range(n):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder to work in, with two small domains in ``data``."""
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "data/trainA", 5, seed=1)
+    make_images(tmp_path / "data/trainB", 3, seed=2)
+    return tmp_path
+
+
+def run(*words: str) -> int:
+    return command.run(train.main, [*TINY, *words])
+
+
+def run_on_data(*words: str) -> int:
+    return run("--dataroot", "data", *words)
+
+
+def without_time(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "img_per_s"} for row in rows]
+
+
+def test_a_run_leaves_what_interfaces_promise(here, capsys):
+    assert run_on_data("--steps", "6") == 0
+    root = here / "checkpoints/0001"
+    config = json.loads((root / "config.json").read_text())
+    assert config["finished"] is True and config["train"]["steps"] == 6
+    rows = read_metrics(root / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4, 6]
+    for row in rows:
+        assert row["schema"] == 1 and row["lr_G"] == row["lr_D"] == 0.0002
+        assert row["images"] == row["step"] and row["epoch"] == 1 + (row["step"] - 1) // 5
+        assert all(np.isfinite(row[name]) for name in NAMES) and row["img_per_s"] > 0
+    assert sorted(p.name for p in (root / "previews").iterdir()) == [
+        "step-00000004.png",
+        "step-00000006.png",
+    ]
+    assert sorted(p.stem for p in (root / "weights").iterdir()) == ["D_A", "D_B", "G_A", "G_B"]
+    assert (root / "ckpt/step-00000006/train_state.safetensors").is_file()
+    out = capsys.readouterr().out
+    assert "domain A: 5 images" in out and "step 6/6" in out and "done: weights in" in out
+    net = load_generator(root, direction="BtoA")
+    image = torch.rand(1, 3, 32, 32)
+    saved = load_generator(root / "weights/G_B.safetensors")
+    assert torch.equal(net(image), saved(image))
+
+
+def final_state(root: Path) -> tuple:
+    _, path = latest_checkpoint(RunFolder(root))
+    return load_checkpoint(path)
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 6])
+def test_resuming_is_the_same_run(here, stop_at):
+    """Bit for bit: inside an epoch, at its end, and inside a tick of the metrics."""
+    assert run_on_data("--name", "whole", "--steps", "8") == 0
+    assert run_on_data("--name", "parts", "--steps", str(stop_at)) == 0
+    assert run_on_data("--name", "parts", "--steps", "8") == 0
+    whole, parts = (here / "checkpoints" / name for name in ("whole", "parts"))
+    (weights, tensors, state), (weights2, tensors2, state2) = map(final_state, (whole, parts))
+    assert state == state2 and tensors.keys() == tensors2.keys()
+    assert all(torch.equal(tensors[key], tensors2[key]) for key in tensors)
+    for name, tensors_of_net in weights.items():
+        assert all(torch.equal(tensors_of_net[k], weights2[name][k]) for k in tensors_of_net)
+    rows, rows2 = (without_time(read_metrics(r / "metrics.jsonl")) for r in (whole, parts))
+    assert rows == rows2 and [row["step"] for row in rows] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("part", ["pool_A/images", "pool_B/count", "G_A/model.1.weight/exp_avg"])
+def test_resuming_needs_every_part_of_the_state(here, monkeypatch, part):
+    """The comparison above would notice a part that is not restored."""
+    load = training.load_train_state
+
+    def load_without(model, tensors):
+        load(model, tensors | {part: torch.zeros_like(tensors[part])})
+
+    assert run_on_data("--name", "whole", "--steps", "12") == 0
+    assert run_on_data("--name", "parts", "--steps", "6") == 0
+    monkeypatch.setattr(training, "load_train_state", load_without)
+    assert run_on_data("--name", "parts", "--steps", "12") == 0
+    (_, tensors, _), (_, tensors2, _) = (
+        final_state(here / "checkpoints" / name) for name in ("whole", "parts")
+    )
+    assert any(not torch.equal(tensors[key], tensors2[key]) for key in tensors)
+
+
+def test_a_finished_run_says_so_and_an_unnamed_one_gets_a_new_number(here, capsys):
+    for name, words in (("0001", []), ("named", ["--name", "named"])):
+        assert run_on_data("--steps", "2", *words) == 0
+        assert (here / "checkpoints" / name).is_dir()
+    capsys.readouterr()
+    assert run_on_data("--steps", "2", "--name", "named") == 0
+    assert "is finished at step 2: raise" in capsys.readouterr().out
+    assert run_on_data("--steps", "2") == 0
+    assert (here / "checkpoints/0002/weights/G_A.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_the_same_command_continues(here, monkeypatch, capsys, signum, code):
+    calls = []
+
+    def interrupted(model, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signum)
+        return fused(model, *arguments)
+
+    fused = STEPS["fused"]
+    monkeypatch.setitem(STEPS, "fused", interrupted)
+    assert run_on_data("--steps", "5") == code
+    assert latest_checkpoint(RunFolder(here / "checkpoints/0001"))[0] == 3
+    assert run_on_data("--steps", "5") == 0
+    assert "continuing run checkpoints/0001 at step 3" in capsys.readouterr().out
+    assert len(calls) == 5
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_nothing(here, monkeypatch, capsys):
+    fused = STEPS["fused"]
+    calls = []
+
+    def broken(model, *arguments):
+        calls.append(1)
+        row = fused(model, *arguments)
+        return row * float("nan") if len(calls) == 4 else row
+
+    monkeypatch.setitem(STEPS, "fused", broken)
+    assert run_on_data("--steps", "8", "--save_every_steps", "1") == 4
+    assert "not finite at step 4" in capsys.readouterr().out
+    root = here / "checkpoints/0001"
+    assert latest_checkpoint(RunFolder(root))[0] == 3
+    rows = read_metrics(root / "metrics.jsonl")
+    assert rows[-2]["G_A"] is None and rows[-1]["event"] == "not finite"
+
+
+def test_a_save_that_fails_is_told_and_gives_code_5(here, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "save_checkpoint", full)
+    assert run_on_data("--steps", "2") == 5
+    assert "could not be saved" in capsys.readouterr().out
+
+
+def test_without_a_compiler_it_says_so_and_trains(here, monkeypatch, capsys):
+    monkeypatch.setattr(training, "missing_compiler", lambda device: "no C++ compiler found")
+    assert run_on_data("--steps", "2", "--compile") == 0
+    assert capsys.readouterr().out.count("--compile: no C++ compiler found; running eager") == 1
+
+
+def test_options_reach_the_training(here):
+    words = "--direction BtoA --input_nc 1 --lambda_identity 0 --batch_size 2 --no_flip --ndf 3"
+    words += " --netD n_layers --n_layers_D 2 --padding zero --serial_batches --steps 2"
+    assert run_on_data(*words.split()) == 0
+    root = here / "checkpoints/0001"
+    G_A = load_generator(root)
+    assert G_A.arch["input_nc"] == 1 and G_A.arch["output_nc"] == 3
+    assert G_A.arch["padding"] == "zero"
+    row = read_metrics(root / "metrics.jsonl")[0]
+    assert row["idt_A"] == row["idt_B"] == 0.0 and row["images"] == 2 * row["step"]
+
+
+@pytest.mark.parametrize("mode", ["none", "scale_width", "crop", "scale_width_and_crop"])
+def test_every_preprocess_mode_trains(here, mode):
+    assert run_on_data("--preprocess", mode, "--steps", "2", "--lr", "0.001") == 0
+
+
+def bad_input(here: Path) -> dict[str, tuple[list[str], str]]:
+    """Case: the words, and what the one line must say."""
+    make_images(here / "onesided/trainA", 2)
+    (here / "onesided/trainB").mkdir()
+    (here / "empty/trainA").mkdir(parents=True)
+    (here / "empty/trainB").mkdir()
+    (here / "afile").write_text("x")
+    make_images(here / "uneven/trainA", 1, (40, 40))
+    make_images(here / "uneven/trainA2", 1, (60, 48))
+    make_images(here / "uneven/trainB", 1, (40, 40))
+    (here / "uneven/trainA2/0.png").rename(here / "uneven/trainA/1.png")
+    make_images(here / "bad/trainA", 3)
+    make_images(here / "bad/trainB", 3)
+    (here / "bad/trainA/1.png").write_bytes(b"no image")
+    data = ["--dataroot", "data"]
+    return {
+        "missing": (["--dataroot", "nowhere"], "--dataroot nowhere does not exist"),
+        "empty": (["--dataroot", "empty"], "empty/trainA"),
+        "one-sided": (["--dataroot", "onesided"], "onesided/trainB"),
+        "only one of two": (["--dataroot_A", "data/trainA"], "--dataroot_B"),
+        "not writable": ([*data, "--checkpoints_dir", "afile"], "afile"),
+        "crop above load": ([*data, "--crop_size", "40"], "--crop_size 40"),
+        "crop above image": ([*data, "--preprocess", "crop", "--crop_size", "64"], "0.png"),
+        "not divisible": ([*data, "--crop_size", "30"], "multiple of 4"),
+        "odd after scaling": (
+            [*data, "--preprocess", "scale_width", "--load_size", "38", "--crop_size", "4"],
+            "multiples of 4",
+        ),
+        "too small for D": ([*data, "--crop_size", "20"], "at least 24 pixels"),
+        "sizes differ": (["--dataroot", "uneven", "--preprocess", "none"], "--pool_size 3"),
+        "too many bad": (["--dataroot", "bad"], "1.png"),
+        "outside": ([*data, "--name", "../../x"], "--name '../../x' cannot name a run"),
+        "unknown": ([*data, "--n_epoch", "3"], "did you mean --n_epochs?"),
+        "removed": ([*data, "--gpu_ids", "-1"], "use --device"),
+        "impossible": ([*data, "--batch_size", "-3"], "--batch_size -3"),
+        "no such device": ([*data, "--device", "cuda:99"], "--device cuda:99"),
+        "not a device": ([*data, "--device", "tpu"], "--device tpu"),
+        "tf32": ([*data, "--precision", "tf32"], "--precision tf32"),
+    }
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_bad_input_gives_one_line_code_2_and_writes_nothing(here, capsys):
+    cases = bad_input(here)
+    before = tree(here)
+    for case, (words, said) in cases.items():
+        capsys.readouterr()
+        assert run("--steps", "2", *words) == 2, case
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, case
+        assert said in captured.err, (case, captured.err)
+        assert "Traceback" not in captured.out + captured.err, case
+        assert tree(here) == before, case
+    assert not (here.parent / "x").exists()
+
+
+def test_a_named_run_of_other_options_is_refused_and_kept(here, capsys):
+    assert run_on_data("--name", "mine", "--steps", "2") == 0
+    before = tree(here)
+    assert run_on_data("--name", "mine", "--steps", "4", "--lambda_A", "5") == 2
+    assert "lambda_A: 10.0 there, 5.0 now" in capsys.readouterr().err
+    assert tree(here) == before
+
+
+def test_bad_files_below_the_limit_are_quarantined(here, capsys):
+    (here / "data/trainA/5.png").write_bytes(b"no image")
+    assert run_on_data("--max_bad", "0.5", "--steps", "2") == 0
+    root = here / "checkpoints/0001"
+    entries = [json.loads(line) for line in (root / "quarantine.jsonl").read_text().splitlines()]
+    assert [Path(entry["path"]).name for entry in entries] == ["5.png"] and entries[0]["reason"]
+    events = [row for row in read_metrics(root / "metrics.jsonl") if row["kind"] == "event"]
+    assert events[0]["event"] == "quarantine" and events[0]["files"] == 1
+    assert "1 passed over" in capsys.readouterr().out
