@@ -256,12 +256,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ndf": 32,
         "load_size": 64,
         "crop_size": 64,
-        "no_flip": True,
-        "steps": 1200,
+        "steps": 700,
         "fit_schedule": True,
         "print_freq": 20,
-        "display_freq": 200,
-        "save_every_steps": 400,
+        "display_freq": 100,
+        "save_every_steps": 350,
     },
 }
 

@@ -28,7 +28,7 @@ from fastcyclegan.files import printable, write_atomic
 SPLITS = ("trainA", "trainB", "testA", "testB")
 _TRUTH = {"testA": "truthB", "testB": "truthA"}
 _MARKER = "toy.json"
-# To be raised with every change of the pictures: folders of older ones are then made again.
+# To be raised with every change of the pictures: folders of older ones are then refused.
 _DESIGN = 1
 _MIN_SIZE = 16
 

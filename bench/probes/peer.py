@@ -1,0 +1,200 @@
+"""Step time of junyanz's pytorch-CycleGAN-and-pix2pix, checkout named by FASTCYCLEGAN_PEER_JZ.
+
+Its own model class is driven with its own defaults on random images that are already on the device:
+no data loader, so what is timed is `optimize_parameters()` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from bench.probes.timing import Budget, busy_us, elapsed_ms, free_memory, spread, trace_kernels
+
+VARIABLE = "FASTCYCLEGAN_PEER_JZ"
+VARIANTS = {
+    "fp32 (TF32 convolutions)": {},
+    "autocast bf16": {"autocast": True},
+    "autocast bf16, channels_last": {"autocast": True, "channels_last": True},
+}
+CLASSES = {
+    "layout change": r"nchwToNhwc|nhwcToNchw|convertTensor|transpose",
+    "reflection pad": r"reflection",
+    "norm": r"batch_norm|bn_|welford|norm_",
+    "optimiser": r"multi_tensor|FusedAdam|foreach",
+    "conv": r"xmma|cutlass|cudnn|implicit|sm80|sm90|gemm|wgrad|dgrad|fprop|conv",
+    "reduce": r"reduce",
+    "copy or fill": r"copy|Memcpy|Memset|FillFunctor",
+    "elementwise": r"elementwise|Cat",
+}
+
+
+def _options(device: torch.device, tiny: bool) -> SimpleNamespace:
+    """The peer's defaults for training CycleGAN; the dry run takes the smallest networks."""
+    return SimpleNamespace(
+        gpu_ids=[0] if device.type == "cuda" else [],
+        isTrain=True,
+        checkpoints_dir=".",
+        name="probe",
+        preprocess="resize_and_crop",
+        direction="AtoB",
+        input_nc=3,
+        output_nc=3,
+        ngf=4 if tiny else 64,
+        ndf=4 if tiny else 64,
+        netG="resnet_6blocks" if tiny else "resnet_9blocks",
+        netD="basic",
+        n_layers_D=3,
+        norm="instance",
+        no_dropout=True,
+        init_type="normal",
+        init_gain=0.02,
+        pool_size=50,
+        gan_mode="lsgan",
+        lr=0.0002,
+        beta1=0.5,
+        lambda_A=10.0,
+        lambda_B=10.0,
+        lambda_identity=0.5,
+    )
+
+
+class PeerStep:
+    """The peer's model with one batch in place; calling it does one training step."""
+
+    def __init__(self, batch: int, device, tiny: bool, autocast=False, channels_last=False) -> None:
+        torch.manual_seed(0)
+        module = importlib.import_module("models.cycle_gan_model")
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.model = module.CycleGANModel(_options(device, tiny))
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        for name in self.model.model_names:
+            getattr(self.model, f"net{name}").to(device=device, memory_format=layout)
+        side = 64 if tiny else 256
+        images = [torch.rand(batch, 3, side, side, device=device) * 2 - 1 for _ in range(2)]
+        images = [t.contiguous(memory_format=layout) for t in images]
+        self.model.set_input({"A": images[0], "B": images[1], "A_paths": [], "B_paths": []})
+        # A full pool from the start, as in all but the first 50 images of a run.
+        for pool in (self.model.fake_A_pool, self.model.fake_B_pool):
+            pool.query(torch.rand(50, 3, side, side, device=device) * 2 - 1)
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
+
+    def __call__(self) -> None:
+        with self.autocast:
+            self.model.optimize_parameters()
+
+    def losses(self) -> dict[str, float]:
+        names = self.model.loss_names
+        return {k: round(float(getattr(self.model, f"loss_{k}").detach()), 4) for k in names}
+
+
+def peer_step(device: torch.device, budget: Budget, tiny: bool) -> dict:
+    """ms per step, kernels per step and where the time goes, for each variant at batch 1 and 8."""
+    root = os.environ.get(VARIABLE)
+    if not root or not (Path(root) / "models" / "cycle_gan_model.py").is_file():
+        return {"skipped": f"{VARIABLE} names no checkout of the peer"}
+    sys.path.insert(0, str(Path(root).resolve()))
+    rows, sizes = [], (1, 8)
+    models = {b: {k: PeerStep(b, device, tiny, **v) for k, v in VARIANTS.items()} for b in sizes}
+    for batch in sizes:
+        rows += _rows(models[batch], batch, device, tiny)
+    # The profiler slows later launches down, so that all profiles come after all timings.
+    for row in rows:
+        step = models[row["batch"]][row["variant"]]
+        row |= _profile(step, device, 1 if tiny else 3)
+    del models
+    free_memory(device)
+    tf32 = torch.backends.cudnn.allow_tf32
+    return {"size": "256x256, ResNet-9, identity on", "cudnn_allow_tf32": tf32, "rows": rows}
+
+
+def _rows(steps: dict[str, PeerStep], batch: int, device: torch.device, tiny: bool) -> list[dict]:
+    count, rounds = (1, 1) if tiny else ((20, 3) if batch == 1 else (6, 3))
+    samples: dict[str, list[float]] = defaultdict(list)
+    host: dict[str, list[float]] = defaultdict(list)
+    peak = {}
+    for name, step in steps.items():
+        _reset_peak(device)
+        for _ in range(1 if tiny else 5):
+            step()
+        peak[name] = _peak_gib(device)
+    for _ in range(rounds):
+        for name, step in steps.items():
+            samples[name] += elapsed_ms(step, device, count + 2)[-count:]
+            host[name] += _host_ms(step, device, 2)
+    rows = []
+    for name, step in steps.items():
+        ms = spread(samples[name])
+        row = {"variant": name, "batch": batch, "ms_per_step": ms}
+        row["pairs_per_s"] = round(1e3 * batch / ms["median"], 1)
+        row["host_ms_per_step"] = spread(host[name])
+        row["peak_GiB_with_the_other_models"] = peak[name]
+        row["losses"] = step.losses()
+        rows.append(row)
+    return rows
+
+
+def _host_ms(step: PeerStep, device: torch.device, repeats: int) -> list[float]:
+    """Host time to enqueue a step on an idle device; near the step time the step is host-bound."""
+    times = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def _profile(step: PeerStep, device: torch.device, calls: int) -> dict:
+    events = trace_kernels(step, device, calls)
+    by_name: dict[str, list[float]] = defaultdict(list)
+    by_class: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        by_name[event["name"]].append(event["dur_us"])
+        by_class[_class_of(event["name"])].append(event["dur_us"])
+    total = sum(e["dur_us"] for e in events)
+
+    def line(label: str, durations: list[float]) -> dict:
+        return {
+            "name": label[:160],
+            "launches": round(len(durations) / calls, 1),
+            "ms": round(sum(durations) / calls / 1e3, 3),
+            "share": round(sum(durations) / total, 3),
+        }
+
+    def ranked(groups: dict[str, list[float]]) -> list[dict]:
+        return [line(k, v) for k, v in sorted(groups.items(), key=lambda kv: -sum(kv[1]))]
+
+    return {
+        "kernels_per_step": round(sum(e["kind"] == "kernel" for e in events) / calls, 1),
+        "device_activities_per_step": round(len(events) / calls, 1),
+        "gpu_busy_ms_per_step": round(busy_us(events) / calls / 1e3, 3),
+        "classes": ranked(by_class),
+        "top_kernels": ranked(by_name)[:12],
+    }
+
+
+def _class_of(name: str) -> str:
+    return next((k for k, pattern in CLASSES.items() if re.search(pattern, name)), "other")
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_gib(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    return round(torch.cuda.max_memory_allocated() / 2**30, 2)

@@ -1,0 +1,68 @@
+"""Compiled networks compute what the eager ones do, and compile once per kind."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
+from fastcyclegan.steps.compilation import compile_networks, missing_compiler
+from fastcyclegan.steps.cyclegan import STEPS
+from test_cyclegan import images, make_model
+
+CPU = torch.device("cpu")
+
+
+def test_networks_of_a_kind_share_their_compiled_pieces():
+    networks = [ResnetGenerator(ngf=2, n_blocks=1) for _ in range(2)] + [NLayerDiscriminator(ndf=2)]
+    compile_networks(networks)
+    a, b, judge = networks
+    assert a.pieces.keys() == b.pieces.keys() == ResnetGenerator.PIECES.keys()
+    assert all(a.pieces[name] is b.pieces[name] for name in a.pieces)
+    assert all(a.pieces[name] is not a.PIECES[name] for name in a.pieces)
+    assert judge.pieces.keys() == {"patchgan"}
+
+
+def test_the_module_itself_stays_eager(monkeypatch):
+    """Previews and evaluation call the module, and must not wait for a compiler."""
+    net = ResnetGenerator(ngf=2, n_blocks=1)
+    net.pieces = {}
+    assert net(torch.rand(1, 3, 16, 16)).shape == (1, 3, 16, 16)
+    with pytest.raises(KeyError):
+        net.compute(torch.rand(1, 3, 16, 16), [p for _, p in net.live_parameters()])
+
+
+def test_a_missing_compiler_is_noticed(monkeypatch):
+    assert missing_compiler(CPU) is None or not shutil.which("g++")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "install g++" in missing_compiler(CPU)
+
+
+def test_a_missing_triton_is_noticed(monkeypatch):
+    monkeypatch.setattr("fastcyclegan.steps.compilation.find_spec", lambda name: None)
+    assert "triton" in missing_compiler(torch.device("cuda"))
+
+
+def compare_steps() -> None:
+    """Three steps in fp64, eager and compiled: losses and all weights agree."""
+    models = [make_model(lambda_identity=0.5) for _ in range(2)]
+    compile_networks(models[1].networks.values())
+    for step in range(3):
+        batch = images(1, step, 0), images(1, step, 1), torch.arange(1) + step
+        wanted, got = (STEPS["fused"](model, *batch) for model in models)
+        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10)
+    eager, compiled = ([p for w in m.weights.values() for p in w.masters] for m in models)
+    # Adam turns rounding into steps of lr where a gradient is almost 0, so weights get 1e-3 of lr
+    torch.testing.assert_close(compiled, eager, rtol=0, atol=2e-7)
+
+
+@pytest.mark.slow
+def test_the_compiled_step_equals_the_eager_one():
+    """In a process of its own: compiled code and its caches stay out of the other tests."""
+    code = "import test_compilation as t; t.compare_steps()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd="tests", env=None, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
