@@ -11,16 +11,32 @@ DONE, UNEXPECTED, BAD_INPUT, OUT_OF_MEMORY, NOT_FINITE, NOT_SAVED = 0, 1, 2, 3, 
 INTERRUPTED = 130
 
 
+class Stop(Exception):
+    """An end that is no defect and no bad input: an exit code, and one line that says why."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Call ``main`` with the command-line words and turn what it raises into an exit code.
 
-    ``UserError`` prints one line and gives 2, running out of memory 3, Ctrl-C 130; anything else
-    is a defect of ours: the traceback is shown with a request to report it, and the code is 1.
+    ``UserError`` prints one line and gives 2, ``Stop`` one line and its code, running out of
+    memory 3, Ctrl-C 130; anything else is a defect of ours: the traceback is shown with a request
+    to report it, and the code is 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except UserError as problem:
         return _fail(str(problem), BAD_INPUT)
+    except Stop as end:
+        return _fail(str(end), end.code)
+    except PermissionError as problem:
+        return _fail(f"{problem.filename}: permission denied", BAD_INPUT)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except Exception as problem:

@@ -3,16 +3,18 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from fastcyclegan import command
 from fastcyclegan.config import (
     TrainConfig,
     apply_preset,
-    block_count,
     check_ranges,
+    generator_depth,
     parse_explicit,
 )
 from fastcyclegan.errors import UserError
+from fastcyclegan.runs.folder import require_place, valid_name
 
 PROG = "python -m fastcyclegan.train"
 
@@ -26,13 +28,18 @@ def main(argv: Sequence[str]) -> int:
     from fastcyclegan.device import resolve_device
     from fastcyclegan.training import train
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False)
     device = resolve_device(config.device)
-    toy = not (config.dataroot or config.dataroot_A or config.dataroot_B)
+    toy = (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None)
     if toy and config.preset is None and device.type == "cpu":
         config = replace(config, preset="small")
-        console.print(f"no --dataroot and no GPU: using --preset small ({PROG} --help for more)")
+        console.print("no --dataroot and no GPU: using --preset small (--help lists all options)")
     config = apply_preset(config, explicit)
+    if config.init_from:
+        from fastcyclegan.steps.initial import adopt
+
+        config, told = adopt(config, explicit)
+        console.print(told, soft_wrap=True)
     check(config)
     return train(config, device, console)
 
@@ -40,13 +47,19 @@ def main(argv: Sequence[str]) -> int:
 def check(config: TrainConfig) -> None:
     """Raise UserError for options that contradict each other."""
     check_ranges(config)
-    block_count(config.netG)
+    _check_generator(config)
+    if config.name is not None:
+        valid_name(config.name)
+    require_place(Path(config.checkpoints_dir))
+    scaled = config.preprocess in ("resize_and_crop", "scale_width_and_crop")
+    if scaled and config.load_size < config.crop_size:
+        raise UserError(
+            f"--load_size {config.load_size} is smaller than --crop_size {config.crop_size}"
+        )
     if config.fit_schedule and config.steps is None:
         raise UserError("--fit_schedule needs --steps: the number of steps to fit into")
     if config.n_epochs + config.n_epochs_decay == 0:
         raise UserError("--n_epochs 0 and --n_epochs_decay 0: nothing to train")
-    if config.preprocess.endswith("crop") and config.crop_size % 4:
-        raise UserError(f"--crop_size {config.crop_size}: must be a multiple of 4")
     if config.lambda_identity > 0 and config.input_nc != config.output_nc:
         raise UserError(
             f"--input_nc {config.input_nc} and --output_nc {config.output_nc} differ: the identity "
@@ -54,6 +67,20 @@ def check(config: TrainConfig) -> None:
         )
     if config.impl == "reference" and config.compile:
         raise UserError("--impl reference is the plain path: it cannot be combined with --compile")
+
+
+def _check_generator(config: TrainConfig) -> None:
+    family, depth = generator_depth(config.netG)
+    multiple = 2**depth if family == "unet" else 4
+    # previews are squares of crop_size even where the training images are not
+    if config.crop_size % multiple:
+        raise UserError(
+            f"--crop_size {config.crop_size}: must be a multiple of {multiple} for {config.netG}"
+        )
+    for name, default in (("upsample", "transpose"), ("padding", "reflect")):
+        value = getattr(config, name)
+        if family == "unet" and value != default:
+            raise UserError(f"--{name} {value}: {config.netG} has none; leave it out")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-# The generator halves the size twice, and its innermost reflection needs at least 2 pixels.
-MULTIPLE = 4
+# The ResNet generator halves the size twice, and its innermost reflection needs some pixels.
 SMALLEST = 16
+# grey, RGB, RGBA
+CHANNELS = (1, 3, 4)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,9 +40,11 @@ def main(argv: Sequence[str]) -> int:
     _check_places(source, output)
     net = _load(config)
     if source.is_dir():
-        return _translate_folder(net, source, output, config.alpha)
+        return _translate_folder(net, source, output, config)
     target = _target(source, config.output)
     _refuse_inputs([target], [source])
+    if target.exists() and not config.overwrite:
+        raise UserError(f"--output {printable(target)} exists: --overwrite replaces it")
     for problem in _translate_files(net, [source], [target], config.alpha):
         raise UserError(problem)
     print(f"wrote {printable(target)}")
@@ -51,8 +54,9 @@ def main(argv: Sequence[str]) -> int:
 def translate(net: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     """Put one image, uint8 (H, W, input_nc) of any size, through ``net``.
 
-    Returns uint8 (H, W, output_nc), rounded to nearest. Where the size is no multiple of 4, or very
-    small, the image is continued by its reflection at the right and at the bottom, and cut again.
+    Returns uint8 (H, W, output_nc), rounded to nearest. Where the size is no multiple of what the
+    network asks for (4 for a ResNet), or very small, the image is continued by its reflection at
+    the right and at the bottom, and cut again.
     """
     import numpy as np
     import torch
@@ -60,7 +64,7 @@ def translate(net: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     from fastcyclegan.data.images import from_uint8, to_uint8
 
     height, width, _ = image.shape
-    margins = ((0, _margin(height)), (0, _margin(width)), (0, 0))
+    margins = (*((0, _margin(side, net.multiple)) for side in (height, width)), (0, 0))
     padded = np.pad(image, margins, mode="reflect")  # repeats the edge where a side is 1 pixel
     with torch.inference_mode():
         device = next(net.parameters()).device
@@ -93,8 +97,8 @@ def output_names(names: Sequence[PurePath]) -> list[PurePath]:
     return chosen
 
 
-def _margin(size: int) -> int:
-    return max(SMALLEST, -(-size // MULTIPLE) * MULTIPLE) - size
+def _margin(size: int, multiple: int) -> int:
+    return max(SMALLEST, -(-size // multiple) * multiple) - size
 
 
 def _check_places(source: Path, output: Path) -> None:
@@ -116,11 +120,22 @@ def _load(config: TranslateConfig) -> torch.nn.Module:
         name = printable(weights)
         raise UserError(f"--direction chooses from a run folder; {name} is one file: leave it out")
     from fastcyclegan.device import resolve_device, resolve_precision
-    from fastcyclegan.models.weights import load_generator
+    from fastcyclegan.models.weights import open_generator
 
     device = resolve_device(config.device)
     resolve_precision("fp32", device)
-    return load_generator(weights, config.direction or "AtoB", device)
+    net, metadata = open_generator(weights, config.direction or "AtoB", device)
+    for name in ("input_nc", "output_nc"):
+        if net.arch[name] not in CHANNELS:
+            raise UserError(
+                f"{printable(weights)} has {name} {net.arch[name]}, but image files have 1, 3 or 4 "
+                "channels: use fastcyclegan.load_generator from Python"
+            )
+    if metadata["format"] == "pth":
+        guesses = {"pixel_range": metadata["pixel_range"], **metadata["assumed"]}
+        told = ", ".join(f"{name} {value}" for name, value in guesses.items())
+        print(f"{printable(weights)}: {net.title}; it does not tell, and assumed is {told}")
+    return net
 
 
 def _target(source: Path, output: str) -> Path:
@@ -142,20 +157,30 @@ def _refuse_inputs(targets: Sequence[Path], sources: Sequence[Path]) -> None:
             )
 
 
-def _translate_folder(net: torch.nn.Module, source: Path, output: Path, alpha: str) -> int:
+def _translate_folder(
+    net: torch.nn.Module, source: Path, output: Path, config: TranslateConfig
+) -> int:
     from fastcyclegan.data.scan import scan_folder
 
     scan = scan_folder(source, min_size=1)
     names = output_names([path.relative_to(source) for path in scan.files])
     targets = [output / name for name in names]
     _refuse_inputs(targets, scan.files)
+    todo = [
+        pair
+        for pair in zip(scan.files, targets, strict=True)
+        if config.overwrite or not pair[1].exists()
+    ]
+    if len(todo) < len(targets):
+        print(f"{len(targets) - len(todo)} images exist already: --overwrite replaces them")
+    files, targets = ([pair[i] for pair in todo] for i in (0, 1))
     bad = 0
     unusable = (f"{printable(path)}: {reason}" for path, reason in scan.quarantined)
-    for problem in chain(unusable, _translate_files(net, scan.files, targets, alpha)):
+    for problem in chain(unusable, _translate_files(net, files, targets, config.alpha)):
         print(problem, file=sys.stderr)
         bad += 1
-    total = len(scan.files) + len(scan.quarantined)
-    if bad == total:
+    total = len(files) + len(scan.quarantined)
+    if total and bad == total:
         raise UserError(f"none of the {total} images in {printable(source)} could be read")
     print(f"wrote {total - bad} of {total} images to {printable(output)}")
     return command.DONE
@@ -165,12 +190,12 @@ def _translate_files(
     net: torch.nn.Module, sources: Sequence[Path], targets: Sequence[Path], alpha: str
 ) -> Iterator[str]:
     """Write each source's translation to its target; yield a line for each unreadable source."""
-    from fastcyclegan.data.images import BadImage, pillow_warnings, read_image, write_image
+    from fastcyclegan.data.images import BadImage, pillow_warnings, write_image
 
     for source, target in zip(sources, targets, strict=True):
         try:
             with pillow_warnings():
-                image = read_image(source, net.arch["input_nc"], alpha)
+                image = _read(source, net.arch["input_nc"], alpha)
         except BadImage as problem:
             yield f"{printable(source)}: {problem}"
             continue
@@ -180,6 +205,18 @@ def _translate_files(
             name = printable(target.parent)
             raise UserError(f"--output {name} cannot be made: {problem.strerror}") from None
         write_image(target, translate(net, image))
+
+
+def _read(source: Path, channels: int, alpha: str) -> np.ndarray:
+    """The image as the generator takes it. Raises BadImage, also for colour where it takes grey."""
+    from fastcyclegan.data.images import BadImage, read_image
+
+    if channels != 1:
+        return read_image(source, channels, alpha)
+    image = read_image(source, 3, alpha)
+    if (image != image[..., :1]).any():
+        raise BadImage("is in colour, and the generator takes grey: convert it first")
+    return image[..., :1]
 
 
 if __name__ == "__main__":

@@ -1,50 +1,496 @@
-"""Instance normalisation with its activation.
+"""Instance normalisation with what stands around it: activation, residual, reflection padding.
 
-For each sample n and channel c, over the H * W pixels::
+For each sample n and channel c, over the HW = H * W pixels::
 
-    mean = sum(x) / HW
-    var = sum((x - mean)^2) / HW
-    y = act((x - mean) / sqrt(var + eps))
+    mean = sum(x) / HW,   var = sum((x - mean)^2) / HW,   rstd = 1 / sqrt(var + eps)
+    xhat = (x - mean) * rstd
+    z = xhat [* weight + bias] [+ residual]
+    y = reflect_pad(act(z), pad)
 
-Layout: x and y are (N, C, H, W) in channels_last memory. Without affine parameters a constant added
+Backward is in ``instance_norm_bwd.py``.
+
+Statistics: each program sums one run of pixels, shifted by a sample of its own, into (mean, M2);
+the runs are combined by Chan's formula in a fixed order, so that neither a large mean nor the order
+of programs matters. Nothing is accumulated by atomics. Without affine parameters a constant added
 to a channel changes nothing, which is why a convolution in front needs no bias.
 
-Bytes: reading x twice (statistics, then normalisation) and writing y once is 3 * x.nbytes forward;
-backward reads x and dy twice and writes dx, 5 * x.nbytes.
+Layout: x and y are channels_last; residual and dy need only their channels next to each other.
+
+Bytes, in units of x.nbytes and without the halo: forward reads x twice and writes y: 3, with a
+residual 4. Backward reads x and dy twice and writes dx: 5. A residual adds dresidual, 6, and its
+skip gradient, read twice, 8. A ReLU behind the sum reads y twice: 2 more.
 """
 
+from __future__ import annotations
+
 import torch
+
+from fastcyclegan.kernels.dispatch import (
+    accumulator,
+    check_image,
+    jit,
+    next_power_of_2,
+    on_device,
+    tl,
+    use_triton,
+    wide_dtype,
+)
+from fastcyclegan.kernels.instance_norm_bwd import (
+    dense_channels,
+    instance_norm_bwd,
+    spatial_strides,
+)
+from fastcyclegan.kernels.norm_config import apply_config, reduce_config, split
+from fastcyclegan.kernels.reflection_pad import (
+    check_pixels,
+    check_reflection,
+    pad_ref,
+    reflect_index,
+)
 
 ACTIVATIONS = ("none", "relu", "leaky_relu")
 
 
 def instance_norm_ref(
-    x: torch.Tensor, act: str = "none", slope: float = 0.2, eps: float = 1e-5
+    x: torch.Tensor,
+    act: str = "none",
+    slope: float = 0.2,
+    eps: float = 1e-5,
+    *,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    residual_relu: bool = False,
+    pad: int = 0,
 ) -> torch.Tensor:
-    """Instance norm without affine parameters, then an activation, in plain PyTorch.
+    """Instance norm in plain PyTorch; the arguments are those of :func:`instance_norm`.
 
-    Args:
-        x: (N, C, H, W), floating point. bf16 and fp16 are computed in fp32.
-        act: ``none``, ``relu`` or ``leaky_relu``.
-        slope: of leaky_relu for negative values.
-        eps: added to the variance.
+    bf16 and fp16 are computed in fp32 and rounded once.
 
     Returns:
-        (N, C, H, W) in the dtype and memory format of ``x``.
+        (N, C, H, W) in the dtype and memory format of ``x``; with ``pad`` > 0
+        (N, C, H + 2 pad, W + 2 pad), channels_last.
 
     Raises:
-        ValueError: ``act`` is none of the three.
+        ValueError: options that contradict each other, or a reflection wider than the image.
 
     Source: Ulyanov et al., Instance Normalization (2016). ``F.instance_norm`` is not used: on a CPU
     its backward is wrong for N = 1 with a channels_last gradient (torch 2.13).
     """
-    if act not in ACTIVATIONS:
-        raise ValueError(f"act={act!r}: not one of {', '.join(ACTIVATIONS)}")
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    _check_options(x, act, residual, residual_relu)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     var, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
     y = (wide - mean) * torch.rsqrt(var + eps)
-    if act == "relu":
+    if weight is not None:
+        y = y * weight.to(y.dtype)[:, None, None]
+    if bias is not None:
+        y = y + bias.to(y.dtype)[:, None, None]
+    if residual is not None:
+        y = y + residual
+    if act == "relu" or residual_relu:
         y = torch.relu(y)
     elif act == "leaky_relu":
         y = torch.nn.functional.leaky_relu(y, slope)
-    return y.to(x.dtype)
+    y = y.to(x.dtype)
+    return pad_ref(y, pad) if pad else y
+
+
+def _check_options(
+    x: torch.Tensor, act: str, residual: torch.Tensor | None, residual_relu: bool
+) -> None:
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act={act!r}: not one of {', '.join(ACTIVATIONS)}")
+    if residual_relu and residual is None:
+        raise ValueError('residual_relu without a residual: use act="relu"')
+    if residual is not None and act != "none":
+        raise ValueError(f"act={act!r} with a residual: only residual_relu can follow the sum")
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"residual is {tuple(residual.shape)}, x is {tuple(x.shape)}")
+
+
+@jit
+def _combine(
+    mean_ptr, m2_ptr, n, offs_c, HW, C, tiles, tile_pixels, BLOCK_T: tl.constexpr, ACC: tl.constexpr
+):
+    """(mean, M2) of each channel of sample n from its partial ones: Chan, all tiles at once."""
+    t = tl.arange(0, BLOCK_T)
+    offs = ((n * tiles + t) * C)[:, None] + offs_c[None, :]
+    mask = (t < tiles)[:, None] & (offs_c < C)[None, :]
+    means = tl.load(mean_ptr + offs, mask=mask, other=0.0)
+    m2s = tl.load(m2_ptr + offs, mask=mask, other=0.0)
+    count = tl.minimum(tile_pixels, tl.maximum(HW - t * tile_pixels, 0)).to(ACC)[:, None]
+    mean = tl.sum(count * means, 0) / HW
+    delta = tl.where(mask, means - mean[None, :], 0.0)
+    # What the rounding of the first mean left over.
+    rest = tl.sum(count * delta, 0) / HW
+    m2 = tl.sum(m2s, 0) + tl.sum(count * delta * delta, 0) - rest * rest * HW
+    return mean + rest, tl.where(m2 < 0, 0.0, m2)
+
+
+@jit
+def _add_shifted(
+    s1, s2, first, x_base, p, end, mask_c, C, SKIP: tl.constexpr, UNROLL: tl.constexpr
+):
+    """Add x - first and its square over UNROLL blocks of pixels from p, without the first SKIP."""
+    BLOCK_P: tl.constexpr = s1.shape[0]
+    for j in tl.static_range(SKIP, UNROLL):
+        offs_p = p + j * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask = (offs_p < end)[:, None] & mask_c
+        x = tl.load(x_base + (offs_p.to(tl.int64) * C)[:, None], mask=mask, other=0.0)
+        shifted = tl.where(mask, x.to(first.dtype) - first, 0.0)
+        s1 += shifted
+        s2 += shifted * shifted
+    return s1, s2
+
+
+@jit
+def _instance_norm_stats_kernel(
+    x_ptr,  # (N, C, H, W), channels_last
+    mean_ptr,  # (N, tiles, C): mean of each run of pixels
+    m2_ptr,  # (N, tiles, C): sum of squares about that mean
+    HW,
+    C,
+    tiles,
+    tile_pixels,
+    ACC: tl.constexpr,
+    UNROLL: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    pid = tl.program_id(0)
+    c_blocks = tl.cdiv(C, BLOCK_C)
+    tile = pid // c_blocks % tiles
+    n = (pid // (c_blocks * tiles)).to(tl.int64)
+    offs_c = (pid % c_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
+    mask_c = (offs_c < C)[None, :]
+    start = tile * tile_pixels
+    end = tl.minimum(start + tile_pixels, HW)
+    rows = start + tl.arange(0, BLOCK_P)
+    x_base = x_ptr + n * HW * C + offs_c[None, :]
+    # Each lane is shifted by its own first sample: then s2 is at most count times its true M2.
+    first = tl.load(
+        x_base + (rows.to(tl.int64) * C)[:, None], mask=(rows < end)[:, None] & mask_c, other=0.0
+    ).to(ACC)
+    s1 = tl.zeros((BLOCK_P, BLOCK_C), ACC)
+    s2 = tl.zeros((BLOCK_P, BLOCK_C), ACC)
+    # Outside of the loop, so that its loads are in flight together with that of the first.
+    s1, s2 = _add_shifted(s1, s2, first, x_base, start, end, mask_c, C, 1, UNROLL)
+    for p in range(start + BLOCK_P * UNROLL, end, BLOCK_P * UNROLL):
+        s1, s2 = _add_shifted(s1, s2, first, x_base, p, end, mask_c, C, 0, UNROLL)
+    count = tl.cdiv(tl.maximum(end - rows, 0), BLOCK_P).to(ACC)[:, None]
+    some = tl.maximum(count, 1.0)
+    lane_mean = first + s1 / some
+    lane_m2 = s2 - s1 * (s1 / some)
+    pixels = (end - start).to(ACC)
+    mean = tl.sum(count * lane_mean, 0) / pixels
+    delta = tl.where(count > 0, lane_mean - mean[None, :], 0.0)
+    rest = tl.sum(count * delta, 0) / pixels
+    m2 = tl.sum(lane_m2, 0) + tl.sum(count * delta * delta, 0) - rest * rest * pixels
+    offs = (n * tiles + tile) * C + offs_c
+    tl.store(mean_ptr + offs, mean + rest, mask=offs_c < C)
+    tl.store(m2_ptr + offs, tl.where(m2 < 0, 0.0, m2), mask=offs_c < C)
+
+
+@jit
+def _load_reflected(base, offs_p, end, mask_c, H, W, stride_h, stride_w, WP, PAD: tl.constexpr):
+    """The pixels that a padded image shows at ``offs_p``; ``base`` points at pixel (0, 0)."""
+    h = reflect_index(offs_p // WP - PAD, H).to(tl.int64)
+    w = reflect_index(offs_p % WP - PAD, W).to(tl.int64)
+    mask = (offs_p < end)[:, None] & mask_c[None, :]
+    return tl.load(base + (h * stride_h + w * stride_w)[:, None], mask=mask, other=0.0)
+
+
+@jit
+def _instance_norm_fwd_kernel(
+    x_ptr,  # (N, C, H, W), channels_last
+    residual_ptr,  # (N, C, H, W), channels next to each other, or None
+    weight_ptr,  # (C,) or None
+    bias_ptr,  # (C,) or None
+    part_mean_ptr,  # (N, tiles, C)
+    part_m2_ptr,  # (N, tiles, C)
+    y_ptr,  # (N, C, H + 2 PAD, W + 2 PAD), channels_last
+    mean_ptr,  # (N, C)
+    rstd_ptr,  # (N, C)
+    H,
+    W,
+    C,
+    tiles,
+    tile_pixels,
+    chunk,  # padded pixels of one program
+    stride_rn,
+    stride_rh,
+    stride_rw,
+    ACT: tl.constexpr,
+    SLOPE: tl.constexpr,
+    EPS: tl.constexpr,
+    PAD: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    pid = tl.program_id(0)
+    HW = H * W
+    WP = W + 2 * PAD
+    pixels = (H + 2 * PAD) * WP
+    chunks = tl.cdiv(pixels, chunk)
+    c_blocks = tl.cdiv(C, BLOCK_C)
+    n = (pid // (c_blocks * chunks)).to(tl.int64)
+    start = pid // c_blocks % chunks * chunk
+    end = tl.minimum(start + chunk, pixels)
+    offs_c = (pid % c_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
+    mask_c = offs_c < C
+    x_base = x_ptr + n * HW * C + offs_c[None, :]
+    y_base = y_ptr + n * pixels * C + offs_c[None, :]
+    block = tl.arange(0, BLOCK_P)
+    # A block ahead, so that it is on its way while the statistics are combined.
+    x = _load_reflected(x_base, start + block, end, mask_c, H, W, W * C, C, WP, PAD)
+    if residual_ptr is not None:
+        r_base = residual_ptr + n * stride_rn + offs_c[None, :]
+        r = _load_reflected(r_base, start + block, end, mask_c, H, W, stride_rh, stride_rw, WP, PAD)
+    mean, m2 = _combine(
+        part_mean_ptr, part_m2_ptr, n, offs_c, HW, C, tiles, tile_pixels, BLOCK_T, ACC
+    )
+    rstd = 1.0 / tl.sqrt(m2 / HW + EPS)
+    if start == 0:
+        tl.store(mean_ptr + n * C + offs_c, mean, mask=mask_c)
+        tl.store(rstd_ptr + n * C + offs_c, rstd, mask=mask_c)
+    for p in range(start, end, BLOCK_P):
+        offs_p = p + block
+        z = (x.to(ACC) - mean[None, :]) * rstd[None, :]
+        x = _load_reflected(x_base, offs_p + BLOCK_P, end, mask_c, H, W, W * C, C, WP, PAD)
+        if weight_ptr is not None:
+            z *= tl.load(weight_ptr + offs_c, mask=mask_c, other=0.0).to(ACC)[None, :]
+        if bias_ptr is not None:
+            z += tl.load(bias_ptr + offs_c, mask=mask_c, other=0.0).to(ACC)[None, :]
+        if residual_ptr is not None:
+            z += r.to(ACC)
+            r = _load_reflected(
+                r_base, offs_p + BLOCK_P, end, mask_c, H, W, stride_rh, stride_rw, WP, PAD
+            )
+        if ACT == "relu":
+            z = tl.where(z <= 0, 0.0, z)
+        elif ACT == "leaky_relu":
+            z = tl.where(z <= 0, z * SLOPE, z)
+        mask = (offs_p < end)[:, None] & mask_c[None, :]
+        y = z.to(y_ptr.dtype.element_ty)
+        tl.store(y_base + (offs_p.to(tl.int64) * C)[:, None], y, mask=mask)
+
+
+def _check(x, weight, bias, residual, act, residual_relu, pad) -> None:
+    check_image(x, "x")
+    _check_options(x, act, residual, residual_relu)
+    check_reflection(x, pad)
+    check_pixels(x, pad)
+    if x.numel() and not x.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(
+            "x is not channels_last: use x.contiguous(memory_format=torch.channels_last) or "
+            'impl="ref"'
+        )
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and (t.shape != x.shape[1:2] or not t.is_contiguous()):
+            raise ValueError(f"{name} must be ({x.shape[1]},) and contiguous, got {tuple(t.shape)}")
+    for name, t in (("weight", weight), ("bias", bias), ("residual", residual)):
+        if t is not None and t.device != x.device:
+            raise ValueError(f"{name} is on {t.device}, x on {x.device}")
+    if residual is not None and residual.dtype != x.dtype:
+        raise TypeError(f'residual is {residual.dtype}, x is {x.dtype}: cast it, or use impl="ref"')
+
+
+def _outputs(x: torch.Tensor, pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """y, mean and rstd, uninitialised."""
+    n, c, h, w = x.shape
+    y = torch.empty(
+        (n, c, h + 2 * pad, w + 2 * pad),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last,
+    )
+    mean, rstd = (x.new_empty((n, c), dtype=wide_dtype(x.dtype)) for _ in range(2))
+    return y, mean, rstd
+
+
+def _launch(x, weight, bias, residual, act, slope, pad, eps, y, mean, rstd) -> None:
+    n, c, h, w = x.shape
+    first, second = (config(c, x.element_size()) for config in (reduce_config, apply_config))
+    groups = n * -(-c // first.block_c)
+    tiles, tile_pixels = split(h * w, groups, first)
+    chunks, chunk = split((h + 2 * pad) * (w + 2 * pad), groups, second)
+    part = torch.empty((2, n, tiles, c), dtype=mean.dtype, device=x.device)
+    acc = accumulator(x.dtype)
+    with on_device(x):
+        _instance_norm_stats_kernel[(groups * tiles,)](
+            *(x, part[0], part[1]),
+            *(h * w, c, tiles, tile_pixels),
+            ACC=acc,
+            UNROLL=first.unroll,
+            BLOCK_P=first.block_p,
+            BLOCK_C=first.block_c,
+            num_warps=first.num_warps,
+        )
+        _instance_norm_fwd_kernel[(groups * chunks,)](
+            *(x, residual, weight, bias, part[0], part[1], y, mean, rstd),
+            *(h, w, c, tiles, tile_pixels, chunk),
+            *spatial_strides(residual),
+            ACT=act,
+            SLOPE=slope,
+            EPS=eps,
+            PAD=pad,
+            ACC=acc,
+            BLOCK_T=next_power_of_2(tiles),
+            BLOCK_P=second.block_p,
+            BLOCK_C=second.block_c,
+            num_warps=second.num_warps,
+        )
+
+
+@torch.library.custom_op("fastcyclegan::instance_norm_fwd", mutates_args=())
+def _instance_norm_fwd(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    act: str,
+    slope: float,
+    residual_relu: bool,
+    pad: int,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _check(x, weight, bias, residual, act, residual_relu, pad)
+    y, mean, rstd = _outputs(x, pad)
+    if x.numel():
+        residual = None if residual is None else dense_channels(residual)
+        act = "relu" if residual_relu else act
+        _launch(x, weight, bias, residual, act, slope, pad, eps, y, mean, rstd)
+    return y, mean, rstd
+
+
+@_instance_norm_fwd.register_fake
+def _(x, weight, bias, residual, act, slope, residual_relu, pad, eps):
+    _check(x, weight, bias, residual, act, residual_relu, pad)
+    return _outputs(x, pad)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, weight, bias, residual, act, slope, residual_relu, pad, _ = inputs
+    y, mean, rstd = output
+    ctx.save_for_backward(x, y if residual_relu else None, mean, rstd, weight, bias)
+    ctx.options = act, slope, residual is not None, pad
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, dy: torch.Tensor | None, dskip: torch.Tensor | None) -> tuple:
+    """Gradients of the nine inputs of the forward op; the options have none."""
+    if dy is None and dskip is None:
+        return (None,) * 9
+    x, y, mean, rstd, weight, bias = ctx.saved_tensors
+    act, slope, has_residual, pad = ctx.options
+    if dy is None:
+        dy = torch.zeros_like(_outputs(x, pad)[0])
+    dx, dresidual, dweight, dbias = instance_norm_bwd(
+        dy, dskip, x, y, mean, rstd, weight, bias, act, slope, has_residual, pad
+    )
+    return (
+        dx,
+        None if weight is None else dweight,
+        None if bias is None else dbias,
+        dresidual if has_residual else None,
+        *(None,) * 5,
+    )
+
+
+_instance_norm_fwd.register_autograd(
+    lambda ctx, dy, dmean, drstd: _gradients(ctx, dy, None), setup_context=_setup_context
+)
+
+
+class _NormPad(torch.autograd.Function):
+    """The padded output and, sharing its memory, the interior; one op folds both gradients."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = _instance_norm_fwd(*inputs)
+        _setup_context(ctx, inputs, output)
+        pad = inputs[7]
+        y_pad = output[0]
+        return y_pad, y_pad[:, :, pad:-pad, pad:-pad]
+
+    @staticmethod
+    def backward(ctx, dy, dskip):
+        return _gradients(ctx, dy, dskip)
+
+
+def instance_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    act: str = "none",
+    slope: float = 0.2,
+    residual: torch.Tensor | None = None,
+    residual_relu: bool = False,
+    pad: int = 0,
+    eps: float = 1e-5,
+    impl: str | None = None,
+) -> torch.Tensor:
+    """Instance norm, then activation or residual, then reflection padding, in two kernels.
+
+    Args:
+        x: (N, C, H, W); for the kernels channels_last, fp32, bf16, fp16 or fp64.
+        weight, bias: (C,), scale and shift of the normalised image.
+        act: ``none``, ``relu`` or ``leaky_relu``.
+        slope: of leaky_relu for negative values.
+        residual: (N, C, H, W), added behind the norm; only with ``act="none"``.
+        residual_relu: a ReLU behind that addition.
+        pad: pixels of reflection on each side, less than H and W.
+        eps: added to the variance.
+        impl: ``ref``, ``triton``, or None: Triton on CUDA, the reference elsewhere.
+
+    Returns:
+        (N, C, H + 2 pad, W + 2 pad) in the dtype of ``x``, channels_last if ``x`` is.
+
+    Raises:
+        ValueError: a layout, shape, combination or ``impl`` that is not supported.
+        TypeError: a dtype that the kernels lack.
+        RuntimeError: kernels are needed and triton is not installed.
+    """
+    if use_triton(x, impl):
+        return _instance_norm_fwd(x, weight, bias, residual, act, slope, residual_relu, pad, eps)[0]
+    affine = {"weight": weight, "bias": bias}
+    around = {"residual": residual, "residual_relu": residual_relu, "pad": pad}
+    return instance_norm_ref(x, act, slope, eps, **affine, **around)
+
+
+def instance_norm_pad(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    act: str = "none",
+    slope: float = 0.2,
+    residual: torch.Tensor | None = None,
+    residual_relu: bool = False,
+    pad: int = 1,
+    eps: float = 1e-5,
+    impl: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`instance_norm` with ``pad`` >= 1, and the result without padding beside it.
+
+    The first is for the next convolution, the second for the skip connection around it. From the
+    kernels the second is a view of the first, and backward folds both gradients in one kernel.
+
+    Returns:
+        (N, C, H + 2 pad, W + 2 pad) and (N, C, H, W).
+
+    Raises:
+        As :func:`instance_norm`; ValueError also for ``pad`` < 1.
+    """
+    if pad < 1:
+        raise ValueError(f"pad={pad}: needs 1 or more; without padding use instance_norm")
+    if use_triton(x, impl):
+        return _NormPad.apply(x, weight, bias, residual, act, slope, residual_relu, pad, eps)
+    affine = {"weight": weight, "bias": bias}
+    around = {"residual": residual, "residual_relu": residual_relu}
+    y = instance_norm_ref(x, act, slope, eps, **affine, **around)
+    return pad_ref(y, pad), y

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # One stream per use, so that two uses never share a number.
-ORDER, SAMPLE_A, SAMPLE_B, POOL_A, POOL_B = range(5)
+ORDER, SAMPLE_A, SAMPLE_B, POOL_A, POOL_B, MIX_A, MIX_B = range(7)
 
 _ROUNDS = 10
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
@@ -53,7 +53,7 @@ def philox_ref(seed: int, stream: int | Tensor, counter: Tensor) -> Words:
 
     Args:
         seed: any integer; its low 32 bits are used.
-        stream: one of ORDER .. POOL_B, or an int64 tensor of them that broadcasts with ``counter``.
+        stream: one of ORDER .. MIX_B, or an int64 tensor of them that broadcasts with ``counter``.
         counter: int64 tensor of any shape and device, values in [0, 2**63).
 
     Returns:

@@ -66,3 +66,14 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         terminalreporter.section(f"skips that {ALLOWED_SKIPS.name} does not list", red=True)
     for nodeid, reason in unlisted:
         terminalreporter.write_line(f"{nodeid} | {reason}")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder to work in, with two small domains in ``data``."""
+    from tiny_runs import make_images
+
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "data/trainA", 5, seed=1)
+    make_images(tmp_path / "data/trainB", 3, seed=2)
+    return tmp_path

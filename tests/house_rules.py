@@ -18,11 +18,11 @@ CODE_FOLDERS = ("fastcyclegan", "kernels", "tests", "bench")
 DISTRIBUTION_OF = {"PIL": "pillow"}
 
 # A module may import from floors with a higher number, and from its own unit.
-FLOORS = {name: 0 for name in COMMANDS} | {"training": 1, "command": 2, "runs": 3, "steps": 3}
-FLOORS |= {"models": 4, "data": 4, "device": 4, "kernels": 5}
+FLOORS = {name: 0 for name in COMMANDS} | {"training": 1, "recorder": 2, "command": 3}
+FLOORS |= {"runs": 4, "steps": 4, "models": 5, "data": 5, "device": 5, "kernels": 6}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
-FREE = ("errors", "config", "files", "version")
+FREE = ("errors", "config", "jz_options", "files", "version")
 # The units that may use a third-party package; what is not named here may be used in all.
 ONLY_IN = {
     "triton": {"kernels"},

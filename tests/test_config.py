@@ -4,13 +4,14 @@ import pytest
 
 from fastcyclegan.config import (
     PRESETS,
-    REMOVED,
     TrainConfig,
+    TranslateConfig,
     apply_preset,
-    block_count,
+    generator_depth,
     parse_explicit,
 )
 from fastcyclegan.errors import UserError
+from fastcyclegan.jz_options import MAPPED, REMOVED, REMOVED_FROM_TRANSLATE
 from fastcyclegan.train import check
 
 
@@ -48,6 +49,7 @@ def test_dashes_and_underscores_are_the_same():
         (["--lod_size", "3"], "--lod_size: unknown option (did you mean --load_size?)"),
         (["--gpu_ids", "0"], "--gpu_ids is not an option here: use --device"),
         (["--netD", "basc"], "did you mean basic?"),
+        (["--model", "pix2pix"], "--model pix2pix: out of scope"),
         (["--batch_size", "0"], "--batch_size 0: must be at least 1"),
         (["--batch_size", "x"], "--batch_size"),
         (["--lr", "nan"], "--lr nan: not a number"),
@@ -73,7 +75,28 @@ def test_removed_options_say_what_to_use():
         assert advice in str(problem.value)
         for word in advice.split():
             if word.startswith("--"):
-                assert word.strip("-,;:()") in TrainConfig.__dataclass_fields__
+                known = TrainConfig.__dataclass_fields__ | {"help": None}
+                assert word.strip("-,;:()") in known
+
+
+def test_mapped_flags_say_the_same_here():
+    for dash in ("--continue_train", "--continue-train"):
+        config, explicit = parse(dash)
+        assert config.resume == "auto" and explicit == {"resume"}
+    assert parse("--no_dropout") == parse()
+    with pytest.raises(UserError, match="--dropout and --no_dropout"):
+        parse("--no-dropout", "--dropout")
+    assert set(MAPPED).isdisjoint(REMOVED) and set(REMOVED).isdisjoint(parse()[0].__dict__)
+
+
+def test_options_of_jz_test_are_refused_by_translate():
+    for name, advice in REMOVED_FROM_TRANSLATE.items():
+        with pytest.raises(UserError, match=f"--{name} is not an option here") as problem:
+            parse_explicit(TranslateConfig, "translate", "Translate.", [f"--{name}", "1"])
+        assert advice in str(problem.value)
+        for word in advice.split():
+            if word.startswith("--"):
+                assert word.strip("-,;:()") in TranslateConfig.__dataclass_fields__
 
 
 @pytest.mark.parametrize(
@@ -84,6 +107,10 @@ def test_removed_options_say_what_to_use():
         (["--fit_schedule"], "--fit_schedule needs --steps"),
         (["--n_epochs", "0", "--n_epochs_decay", "0"], "nothing to train"),
         (["--crop_size", "255"], "--crop_size 255: must be a multiple of 4"),
+        (["--netG", "unet_256", "--crop_size", "128"], "must be a multiple of 256 for unet_256"),
+        (["--netG", "unet_128", "--crop_size", "64", "--preprocess", "none"], "multiple of 128"),
+        (["--netG", "unet_128", "--upsample", "resize"], "--upsample resize: unet_128 has none"),
+        (["--netG", "unet_128", "--padding", "zero"], "--padding zero: unet_128 has none"),
         (["--output_nc", "1"], "--lambda_identity 0"),
         (["--impl", "reference", "--compile"], "--impl reference"),
     ],
@@ -94,8 +121,13 @@ def test_contradictions_are_refused(words, said):
     assert said in str(problem.value) and "\n" not in str(problem.value)
 
 
-def test_block_count():
-    assert [block_count(f"resnet_{n}blocks") for n in (1, 6, 9, 12)] == [1, 6, 9, 12]
+def test_generator_depth():
+    assert [generator_depth(f"resnet_{n}blocks") for n in (1, 9, 12)] == [
+        ("resnet", 1),
+        ("resnet", 9),
+        ("resnet", 12),
+    ]
+    assert generator_depth("unet_128") == ("unet", 7) and generator_depth("unet_256")[1] == 8
 
 
 def test_preset_yields_to_explicit_options():

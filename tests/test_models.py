@@ -5,8 +5,13 @@ import torch
 from torch.nn import functional as F
 
 from fastcyclegan.errors import UserError
-from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator, build
-from fastcyclegan.models.network import init_weights
+from fastcyclegan.models import (
+    NLayerDiscriminator,
+    PixelDiscriminator,
+    ResnetGenerator,
+    UnetGenerator,
+    build,
+)
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
@@ -18,10 +23,25 @@ def count(net: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("n_blocks", "parameters", "tensors"), [(9, 11_378_179, 48), (6, 7_837_699, 36)]
+    ("arch", "parameters", "tensors"),
+    [
+        ({"class": "ResnetGenerator"}, 11_378_179, 48),
+        ({"class": "ResnetGenerator", "n_blocks": 6}, 7_837_699, 36),
+        ({"class": "ResnetGenerator", "norm": "batch"}, 11_383_427, 140),
+        ({"class": "ResnetGenerator", "dropout": True}, 11_378_179, 48),
+        ({"class": "ResnetGenerator", "upsample": "resize"}, 11_378_179, 48),
+        ({"class": "UnetGenerator", "norm": "batch"}, 54_413_955, 82),
+        ({"class": "UnetGenerator"}, 54_409_603, 32),
+        ({"class": "UnetGenerator", "num_downs": 7}, 41_825_667, 28),
+        ({"class": "NLayerDiscriminator"}, 2_764_737, 10),
+        ({"class": "NLayerDiscriminator", "input_nc": 6, "norm": "batch"}, 2_768_705, 22),
+        ({"class": "PixelDiscriminator"}, 8_705, 6),
+    ],
 )
-def test_generator_counts(n_blocks, parameters, tensors):
-    net = ResnetGenerator(n_blocks=n_blocks)
+def test_counts_are_those_of_jz(arch, parameters, tensors):
+    """As published; ``test_jz_agreement.py`` has the other combinations, from JZ's own code."""
+    with torch.device("meta"):
+        net = build(arch)
     assert (count(net), len(net.state_dict())) == (parameters, tensors)
 
 
@@ -73,6 +93,61 @@ def test_zero_padding_moves_the_keys_of_the_blocks():
         "model.10.conv_block.0.weight",
         "model.10.conv_block.3.weight",
     ]
+
+
+def weight_keys(net: torch.nn.Module) -> dict[str, tuple]:
+    """Prefix and shape of each convolution's weight."""
+    state = net.state_dict()
+    return {k.removesuffix(".weight"): tuple(v.shape) for k, v in state.items() if v.ndim == 4}
+
+
+def test_dropout_moves_the_second_convolution_of_a_block():
+    keys = weight_keys(ResnetGenerator(ngf=2, n_blocks=1, dropout=True))
+    assert [k for k in keys if "block" in k] == ["model.10.conv_block.1", "model.10.conv_block.6"]
+    keys = weight_keys(ResnetGenerator(ngf=2, n_blocks=1, dropout=True, padding="zero"))
+    assert [k for k in keys if "block" in k] == ["model.10.conv_block.0", "model.10.conv_block.4"]
+
+
+def test_batch_norm_keys():
+    keys = set(ResnetGenerator(ngf=2, n_blocks=1, norm="batch").state_dict())
+    leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    norms = (2, 5, 8, "10.conv_block.2", "10.conv_block.6", 12, 15)
+    assert {f"model.{norm}.{leaf}" for norm in norms for leaf in leaves} <= keys
+    assert [
+        key for key in keys if key.endswith(".bias") and f"{key[:-4]}running_var" not in keys
+    ] == ["model.18.bias"]
+
+
+def test_resize_has_the_keys_of_an_enlargement_and_a_convolution():
+    keys = weight_keys(ResnetGenerator(upsample="resize"))
+    assert {k: keys[k] for k in list(keys)[-3:]} == {
+        "model.20": (128, 256, 3, 3),
+        "model.24": (64, 128, 3, 3),
+        "model.28": (3, 64, 7, 7),
+    }
+
+
+def test_unet_keys_and_shapes():
+    with torch.device("meta"):
+        keys = weight_keys(UnetGenerator())
+    deepest = "model.model.1.model" + ".3.model" * 6
+    assert keys[f"{deepest}.1"] == keys[f"{deepest}.3"] == (512, 512, 4, 4)
+    downs = [(64, 3), (128, 64), (256, 128), (512, 256), *[(512, 512)] * 4]
+    ups = [(512, 512), *[(1024, 512)] * 3, (1024, 256), (512, 128), (256, 64), (128, 3)]
+    assert list(keys.values()) == [(*shape, 4, 4) for shape in downs + ups]
+    assert list(keys)[:2] == ["model.model.0", "model.model.1.model.1"]
+    assert list(keys)[-2:] == ["model.model.1.model.5", "model.model.3"]
+
+
+@pytest.mark.parametrize(("norm", "biases"), [("instance", [64, 128, 1]), ("batch", [64, 128])])
+def test_pixel_discriminator_keys(norm, biases):
+    state = PixelDiscriminator(norm=norm).state_dict()
+    assert weight_keys(PixelDiscriminator(norm=norm)) == {
+        "net.0": (64, 3, 1, 1),
+        "net.2": (128, 64, 1, 1),
+        "net.5": (1, 128, 1, 1),
+    }
+    assert [v.numel() for k, v in state.items() if k.endswith(".bias")] == biases
 
 
 def test_discriminator_keys():
@@ -151,13 +226,19 @@ def test_channels_last_from_input_to_output(dtype):
 
         return watched
 
-    for net in (ResnetGenerator(ngf=4, n_blocks=2), NLayerDiscriminator(ndf=4)):
+    for net in (
+        ResnetGenerator(ngf=4, n_blocks=2),
+        ResnetGenerator(ngf=4, n_blocks=1, norm="batch", upsample="resize", dropout=True),
+        UnetGenerator(ngf=4, num_downs=5, norm="batch", dropout=True),
+        NLayerDiscriminator(ndf=4, norm="batch"),
+        PixelDiscriminator(ndf=4, norm="none"),
+    ):
         net.pieces = {name: watch(piece) for name, piece in net.PIECES.items()}
-        weights = [p.to(dtype) for _, p in net.live_parameters()]
+        weights = net.weights_in(dtype)
         x = torch.rand(2, 3, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
         assert all(is_channels_last(w) for w in weights if w.ndim == 4)
         assert net.compute(x, weights).dtype == dtype
-    assert len(seen) == 2 * (1 + 2 + 1) + 2
+    assert len(seen) == 2 * (4 + 3 + 1 + 1 + 1)
     assert all(is_channels_last(x) for x in seen)
 
 
@@ -166,6 +247,15 @@ def test_dead_biases_are_absent_from_the_step():
     assert [name for name in live if "bias" in name] == ["model.19.bias"]
     live = [name for name, _ in NLayerDiscriminator(ndf=2).live_parameters()]
     assert [name for name in live if "bias" in name] == ["model.0.bias", "model.11.bias"]
+    live = [name for name, _ in UnetGenerator(ngf=2, num_downs=5).live_parameters()]
+    innermost = "model.model.1.model.3.model.3.model.3.model.1.bias"
+    assert [k for k in live if "bias" in k] == [
+        "model.model.0.bias",
+        innermost,
+        "model.model.3.bias",
+    ]
+    for net in (NLayerDiscriminator(ndf=2, norm="batch"), UnetGenerator(ngf=2, norm="none")):
+        assert len(list(net.live_parameters())) == len(list(net.parameters()))
 
 
 def test_live_parameters_survive_freezing():
@@ -176,20 +266,13 @@ def test_live_parameters_survive_freezing():
     assert len(list(net.live_parameters())) == before == 7
 
 
-def test_initialisation_is_normal_and_a_function_of_the_seed():
-    nets = [ResnetGenerator(n_blocks=2) for _ in range(3)]
-    for net, seed in zip(nets, (0, 0, 1), strict=True):
-        init_weights(net, 0.02, torch.Generator().manual_seed(seed))
-    a, b, other = (net.state_dict() for net in nets)
-    weight = a["model.10.conv_block.1.weight"]
-    assert abs(weight.std().item() - 0.02) < 2e-4 and abs(weight.mean().item()) < 2e-4
-    assert all(torch.equal(a[key], b[key]) for key in a)
-    assert not torch.equal(a["model.1.weight"], other["model.1.weight"])
-    assert all(not value.any() for key, value in a.items() if key.endswith("bias"))
-
-
 def test_build_reads_what_arch_says():
-    for net in (ResnetGenerator(3, 1, 4, 2, padding="zero"), NLayerDiscriminator(1, 4, 2)):
+    for net in (
+        ResnetGenerator(3, 1, 4, 2, padding="zero", dropout=True, upsample="resize"),
+        UnetGenerator(4, 2, 4, 6, "batch", True),
+        NLayerDiscriminator(1, 4, 2, "none"),
+        PixelDiscriminator(5, 4, "batch"),
+    ):
         copy = build(net.arch)
         assert copy.arch == net.arch
         assert {k: v.shape for k, v in copy.state_dict().items()} == {
@@ -203,8 +286,11 @@ def test_build_reads_what_arch_says():
         ({"class": "Evil"}, "Evil"),
         ({}, "None"),
         ({"class": "ResnetGenerator", "blocks": 3}, "blocks"),
-        ({"class": "ResnetGenerator", "norm": "batch"}, "batch"),
-        ({"class": "NLayerDiscriminator", "norm": "none"}, "none"),
+        ({"class": "ResnetGenerator", "norm": "syncbatch"}, "syncbatch"),
+        ({"class": "ResnetGenerator", "upsample": "bilinear"}, "bilinear"),
+        ({"class": "UnetGenerator", "num_downs": 4}, "num_downs=4"),
+        ({"class": "UnetGenerator", "num_downs": 2000}, "num_downs=2000"),
+        ({"class": "NLayerDiscriminator", "norm": 3}, "norm=3"),
     ],
 )
 def test_build_refuses_in_one_line(arch, named):

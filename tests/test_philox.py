@@ -72,10 +72,11 @@ def test_randint_covers_its_range_evenly():
 
 def test_streams_have_their_own_numbers():
     counter = torch.arange(100)
-    streams = (philox.ORDER, philox.SAMPLE_A, philox.SAMPLE_B, philox.POOL_A, philox.POOL_B)
+    pairs = (philox.SAMPLE_A, philox.SAMPLE_B, philox.POOL_A, philox.POOL_B)
+    streams = (philox.ORDER, *pairs, philox.MIX_A, philox.MIX_B)
     words = torch.cat([torch.cat(philox.philox_ref(0, s, counter)) for s in streams])
-    assert streams == (0, 1, 2, 3, 4)
-    assert len(words.unique()) == 2000
+    assert streams == (0, 1, 2, 3, 4, 5, 6)
+    assert len(words.unique()) == 2800
 
 
 TRITON = """

@@ -93,3 +93,8 @@ def test_no_image_and_no_folder_are_refused(tmp_path):
         save_preview(tmp_path / "p.png", {"a": flat((0, 0, 0), 0)})
     with pytest.raises(UserError, match="none"):
         save_preview(tmp_path / "none" / "p.png", {"a": flat((0, 0, 0))})
+
+
+def test_rgba_is_shown_without_its_alpha(path):
+    image = picture(path, {"a": flat((9, 80, 7, 0))})
+    assert (image == (9, 80, 7)).all(-1).sum() == 32 * 32

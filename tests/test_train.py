@@ -7,45 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from fastcyclegan import command, load_generator, train, training
-from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
+from fastcyclegan import load_generator, training
+from fastcyclegan.runs.checkpoint import latest_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import read_metrics
+from fastcyclegan.steps import schedule
 from fastcyclegan.steps.cyclegan import STEPS
 from fastcyclegan.steps.losses import NAMES
-
-TINY_WORDS = (
-    "--device cpu --precision fp32 --netG resnet_1blocks --ngf 4 --ndf 4 --load_size 36 "
-    "--crop_size 32 --pool_size 3 --print_freq 2 --display_freq 4"
-)
-TINY = TINY_WORDS.split()
-
-
-def make_images(folder: Path, n: int, size: tuple[int, int] = (40, 44), seed: int = 0) -> None:
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for i in range(n):
-        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    """An empty folder to work in, with two small domains in ``data``."""
-    monkeypatch.chdir(tmp_path)
-    make_images(tmp_path / "data/trainA", 5, seed=1)
-    make_images(tmp_path / "data/trainB", 3, seed=2)
-    return tmp_path
-
-
-def run(*words: str) -> int:
-    return command.run(train.main, [*TINY, *words])
-
-
-def run_on_data(*words: str) -> int:
-    return run("--dataroot", "data", *words)
+from tiny_runs import final_state, make_images, run, run_on_data
 
 
 def without_time(rows: list[dict]) -> list[dict]:
@@ -75,11 +45,6 @@ def test_a_run_leaves_what_interfaces_promise(here, capsys):
     image = torch.rand(1, 3, 32, 32)
     saved = load_generator(root / "weights/G_B.safetensors")
     assert torch.equal(net(image), saved(image))
-
-
-def final_state(root: Path) -> tuple:
-    _, path = latest_checkpoint(RunFolder(root))
-    return load_checkpoint(path)
 
 
 @pytest.mark.parametrize("stop_at", [3, 5, 6])
@@ -146,33 +111,6 @@ def test_signals_save_and_the_same_command_continues(here, monkeypatch, capsys, 
     assert len(calls) == 5
 
 
-def test_a_loss_that_is_not_finite_stops_and_saves_nothing(here, monkeypatch, capsys):
-    fused = STEPS["fused"]
-    calls = []
-
-    def broken(model, *arguments):
-        calls.append(1)
-        row = fused(model, *arguments)
-        return row * float("nan") if len(calls) == 4 else row
-
-    monkeypatch.setitem(STEPS, "fused", broken)
-    assert run_on_data("--steps", "8", "--save_every_steps", "1") == 4
-    assert "not finite at step 4" in capsys.readouterr().out
-    root = here / "checkpoints/0001"
-    assert latest_checkpoint(RunFolder(root))[0] == 3
-    rows = read_metrics(root / "metrics.jsonl")
-    assert rows[-2]["G_A"] is None and rows[-1]["event"] == "not finite"
-
-
-def test_a_save_that_fails_is_told_and_gives_code_5(here, monkeypatch, capsys):
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(training, "save_checkpoint", full)
-    assert run_on_data("--steps", "2") == 5
-    assert "could not be saved" in capsys.readouterr().out
-
-
 def test_without_a_compiler_it_says_so_and_trains(here, monkeypatch, capsys):
     monkeypatch.setattr(training, "missing_compiler", lambda device: "no C++ compiler found")
     assert run_on_data("--steps", "2", "--compile") == 0
@@ -189,6 +127,60 @@ def test_options_reach_the_training(here):
     assert G_A.arch["padding"] == "zero"
     row = read_metrics(root / "metrics.jsonl")[0]
     assert row["idt_A"] == row["idt_B"] == 0.0 and row["images"] == 2 * row["step"]
+
+
+def test_plateau_falls_and_resumes_as_the_same_run(here, monkeypatch):
+    """Inside an epoch and at its end, bit for bit; a run that forgets the plateau is another."""
+    monkeypatch.setattr(schedule, "PLATEAU_PATIENCE", 1)
+    words = ["--lr_policy", "plateau", "--max_dataset_size", "2", "--lr", "1e-6"]
+    assert run_on_data(*words, "--name", "whole", "--steps", "14") == 0
+    rows = without_time(read_metrics(here / "checkpoints/whole/metrics.jsonl"))
+    plateau = schedule.Plateau(lr=1e-6)
+    for row in rows:  # one for each epoch of two images
+        assert row["lr_G"] == pytest.approx(1e-6 * plateau.factor, rel=1e-12)
+        plateau.add(torch.tensor(row["cycle_A"] + row["cycle_B"]))
+        plateau.end_epoch()
+    assert plateau.factor < 0.3
+    best = final_state(here / "checkpoints/whole")[2]["plateau"]["best"]
+    assert best == pytest.approx(plateau.best, rel=1e-6)
+    for stop_at, load in ((5, True), (6, True), (7, False)):
+        name = f"parts{stop_at}"
+        assert run_on_data(*words, "--name", name, "--steps", str(stop_at)) == 0
+        if not load:
+            monkeypatch.setattr(schedule.Plateau, "load", lambda self, state: None)
+        assert run_on_data(*words, "--name", name, "--steps", "14") == 0
+        (_, tensors, state), (_, tensors2, state2) = (
+            final_state(here / "checkpoints" / run_name) for run_name in ("whole", name)
+        )
+        same = all(torch.equal(tensors[key], tensors2[key]) for key in tensors)
+        rows2 = without_time(read_metrics(here / "checkpoints" / name / "metrics.jsonl"))
+        assert ((state, rows) == (state2, rows2) and same) is load
+        assert set(state["plateau"]) == {"factor", "best", "bad_epochs", "total", "count"}
+
+
+@pytest.mark.parametrize("policy", ["step", "cosine"])
+def test_policies_reach_the_training(here, policy):
+    words = "--n_epochs 1 --n_epochs_decay 1 --max_dataset_size 2 --lr_decay_iters 1"
+    assert run_on_data("--lr_policy", policy, *words.split()) == 0
+    rows = read_metrics(here / "checkpoints/0001/metrics.jsonl")
+    second = {"step": 0.1, "cosine": 0.5}[policy]
+    assert [r["lr_G"] for r in rows if r["kind"] == "train"] == pytest.approx([2e-4, second * 2e-4])
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "wgangp"])
+def test_gan_modes_train_and_wgangp_says_what_it_costs(here, monkeypatch, capsys, mode):
+    """With --compile the penalty keeps the discriminators out of torch.compile, said once."""
+    compiled = []
+    monkeypatch.setattr(training, "missing_compiler", lambda device: None)
+    monkeypatch.setattr(training, "compile_networks", lambda networks: compiled.extend(networks))
+    assert run_on_data("--steps", "4", "--gan_mode", mode, "--compile") == 0
+    judges = sum(type(net).__name__ == "NLayerDiscriminator" for net in compiled)
+    assert (len(compiled), judges) == ((2, 0) if mode == "wgangp" else (4, 2))
+    said = capsys.readouterr().out.count("discriminators run uncompiled")
+    assert said == (1 if mode == "wgangp" else 0)
+    rows = read_metrics(here / "checkpoints/0001/metrics.jsonl")
+    assert all(np.isfinite(row[name]) for row in rows for name in NAMES)
+    assert rows[0]["G_A"] < 0.6 if mode == "wgangp" else rows[0]["G_A"] > 0.6
 
 
 @pytest.mark.parametrize("mode", ["none", "scale_width", "crop", "scale_width_and_crop"])
@@ -210,7 +202,7 @@ def bad_input(here: Path) -> dict[str, tuple[list[str], str]]:
     make_images(here / "bad/trainA", 3)
     make_images(here / "bad/trainB", 3)
     (here / "bad/trainA/1.png").write_bytes(b"no image")
-    data = ["--dataroot", "data"]
+    data, uneven = ["--dataroot", "data"], ["--dataroot", "uneven", "--preprocess", "none"]
     return {
         "missing": (["--dataroot", "nowhere"], "--dataroot nowhere does not exist"),
         "empty": (["--dataroot", "empty"], "empty/trainA"),
@@ -221,11 +213,12 @@ def bad_input(here: Path) -> dict[str, tuple[list[str], str]]:
         "crop above image": ([*data, "--preprocess", "crop", "--crop_size", "64"], "0.png"),
         "not divisible": ([*data, "--crop_size", "30"], "multiple of 4"),
         "odd after scaling": (
-            [*data, "--preprocess", "scale_width", "--load_size", "38", "--crop_size", "4"],
+            [*data, "--preprocess", "scale_width", "--load_size", "38", "--crop_size", "16"],
             "multiples of 4",
         ),
         "too small for D": ([*data, "--crop_size", "20"], "at least 24 pixels"),
-        "sizes differ": (["--dataroot", "uneven", "--preprocess", "none"], "--pool_size 3"),
+        "sizes differ": (uneven, "--pool_size 3"),
+        "no mixture": ([*uneven, "--pool_size", "0", "--gan_mode", "wgangp"], "--gan_mode wgangp"),
         "too many bad": (["--dataroot", "bad"], "1.png"),
         "outside": ([*data, "--name", "../../x"], "--name '../../x' cannot name a run"),
         "unknown": ([*data, "--n_epoch", "3"], "did you mean --n_epochs?"),

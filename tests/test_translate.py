@@ -54,6 +54,8 @@ def tree(folder):
 class Identity(nn.Module):
     """Hands its input on, after checking that a generator could take it."""
 
+    multiple = 4
+
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
@@ -143,8 +145,8 @@ def test_transparency_lies_on_the_chosen_colour(call, tmp_path):
         opaque = Image.new("RGB", (16, 16), colour)
         opaque.paste((200, 90, 30), (0, 0, 8, 16))
         opaque.save(tmp_path / "opaque.png")
-        call(tmp_path / "clear.png", tmp_path / "a.png", "--alpha", colour)
-        call(tmp_path / "opaque.png", tmp_path / "b.png")
+        call(tmp_path / "clear.png", tmp_path / "a.png", "--alpha", colour, "--overwrite")
+        call(tmp_path / "opaque.png", tmp_path / "b.png", "--overwrite")
         outputs[colour] = (tmp_path / "a.png").read_bytes()
         assert outputs[colour] == (tmp_path / "b.png").read_bytes()
     assert outputs["white"] != outputs["black"]
@@ -153,7 +155,10 @@ def test_transparency_lies_on_the_chosen_colour(call, tmp_path):
 def test_grey_generators_read_and_write_grey(call, tmp_path):
     path = tmp_path / "grey.safetensors"
     save_network(path, generator(input_nc=1, output_nc=1), step=1)
-    assert call(photo(tmp_path / "in.png"), tmp_path / "out.png", weights=path)[0] == 0
+    colour = photo(tmp_path / "colour.png")
+    refused(call(colour, tmp_path / "out.png", weights=path), colour, "is in colour")
+    Image.open(colour).convert("L").convert("RGB").save(tmp_path / "in.png")
+    assert call(tmp_path / "in.png", tmp_path / "out.png", weights=path)[0] == 0
     with Image.open(tmp_path / "out.png") as image:
         assert image.mode == "L"
 
@@ -263,11 +268,23 @@ def test_a_run_folder_and_the_direction(call, tmp_path):
     for seed, (name, words) in enumerate((("G_A", []), ("G_B", ["--direction", "BtoA"]))):
         file = run / "weights" / f"{name}.safetensors"
         save_network(file, generator(seed), step=1)
-        assert call(source, tmp_path / "file.png", weights=file)[0] == 0
-        assert call(source, tmp_path / "run.png", *words, weights=run)[0] == 0
+        assert call(source, tmp_path / "file.png", "--overwrite", weights=file)[0] == 0
+        assert call(source, tmp_path / "run.png", "--overwrite", *words, weights=run)[0] == 0
         outputs[name] = (tmp_path / "run.png").read_bytes()
         assert outputs[name] == (tmp_path / "file.png").read_bytes()
     assert outputs["G_A"] != outputs["G_B"]
+
+
+def test_what_exists_is_kept_unless_overwrite_is_asked_for(call, tmp_path):
+    source, output = photo(tmp_path / "in/sub/1.png"), tmp_path / "in"
+    mine = photo(tmp_path / "in/1.png", seed=7)
+    before = mine.read_bytes()
+    code, out, _ = call(source.parent, output)
+    assert code == 0 and "1 images exist already: --overwrite replaces them" in out
+    refused(call(source, mine), mine, "--overwrite")
+    assert mine.read_bytes() == before
+    assert call(source.parent, output, "--overwrite")[0] == 0
+    assert mine.read_bytes() != before
 
 
 def test_weights_that_do_not_fit_are_refused(call, weights, tmp_path):

@@ -9,7 +9,12 @@ import safetensors.torch
 import torch
 
 from fastcyclegan.errors import UserError
-from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
+from fastcyclegan.models import (
+    NLayerDiscriminator,
+    PixelDiscriminator,
+    ResnetGenerator,
+    UnetGenerator,
+)
 from fastcyclegan.models.weights import load_generator, load_network, save_network
 
 
@@ -65,6 +70,9 @@ def test_the_file_is_fp32_contiguous_with_the_header_that_is_promised(tmp_path):
     [
         ResnetGenerator(3, 1, ngf=4, n_blocks=1, padding="zero"),
         NLayerDiscriminator(1, ndf=4, n_layers=2),
+        ResnetGenerator(ngf=4, n_blocks=1, norm="batch", dropout=True, upsample="resize").eval(),
+        UnetGenerator(ngf=2, num_downs=5, norm="batch").eval(),
+        PixelDiscriminator(4, norm="none"),
     ],
 )
 def test_a_network_comes_back_with_the_same_weights_and_output(net, tmp_path):
@@ -77,7 +85,7 @@ def test_a_network_comes_back_with_the_same_weights_and_output(net, tmp_path):
     flags = [parameter.requires_grad for parameter in net.parameters()]
     assert [parameter.requires_grad for parameter in back.parameters()] == flags
     x = torch.randn(1, net.arch["input_nc"], 32, 32)
-    assert torch.equal(back(x), net(x))
+    assert torch.equal(back.train(net.training)(x), net(x))
 
 
 def test_load_generator_is_in_eval_mode_and_channels_last(saved):
@@ -117,8 +125,19 @@ def test_a_discriminator_is_not_a_generator(tmp_path):
 def test_missing_files_folders_and_pickles_are_refused(tmp_path):
     assert "does not exist" in refusal(tmp_path / "no.safetensors")
     assert "not a file" in refusal(tmp_path)
-    (tmp_path / "latest_net_G.pth").write_bytes(b"x")
-    assert ".pth files are not read" in refusal(tmp_path / "latest_net_G.pth")
+    for suffix in (".pt", ".pt2", ".ckpt", ".PKL"):
+        (tmp_path / f"G{suffix}").write_bytes(b"x")
+        assert f"{suffix} files are not read" in refusal(tmp_path / f"G{suffix}")
+
+
+def test_files_from_before_the_newest_fields_of_arch_still_load(saved):
+    """The header then lacked dropout and upsample."""
+    net, path = saved
+    arch = {k: v for k, v in net.arch.items() if k not in ("dropout", "upsample")}
+    resave(path, arch=json.dumps(arch))
+    back, _ = load_network(path)
+    x = torch.randn(1, 3, 16, 24)
+    assert back.arch == net.arch and torch.equal(back(x), net(x))
 
 
 @pytest.mark.parametrize("size", [0, 5, 8, 200, 3000, -1])

@@ -6,22 +6,15 @@ no data loader, so what is timed is `optimize_parameters()` alone.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
-import os
 import re
-import sys
 import time
 from collections import defaultdict
-from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
+from bench.jz import VARIABLE, checkout, cyclegan_model
 from bench.probes.timing import Budget, busy_us, elapsed_ms, free_memory, spread, trace_kernels
 
-VARIABLE = "FASTCYCLEGAN_PEER_JZ"
 VARIANTS = {
     "fp32 (TF32 convolutions)": {},
     "autocast bf16": {"autocast": True},
@@ -39,44 +32,13 @@ CLASSES = {
 }
 
 
-def _options(device: torch.device, tiny: bool) -> SimpleNamespace:
-    """The peer's defaults for training CycleGAN; the dry run takes the smallest networks."""
-    return SimpleNamespace(
-        gpu_ids=[0] if device.type == "cuda" else [],
-        isTrain=True,
-        checkpoints_dir=".",
-        name="probe",
-        preprocess="resize_and_crop",
-        direction="AtoB",
-        input_nc=3,
-        output_nc=3,
-        ngf=4 if tiny else 64,
-        ndf=4 if tiny else 64,
-        netG="resnet_6blocks" if tiny else "resnet_9blocks",
-        netD="basic",
-        n_layers_D=3,
-        norm="instance",
-        no_dropout=True,
-        init_type="normal",
-        init_gain=0.02,
-        pool_size=50,
-        gan_mode="lsgan",
-        lr=0.0002,
-        beta1=0.5,
-        lambda_A=10.0,
-        lambda_B=10.0,
-        lambda_identity=0.5,
-    )
-
-
 class PeerStep:
     """The peer's model with one batch in place; calling it does one training step."""
 
     def __init__(self, batch: int, device, tiny: bool, autocast=False, channels_last=False) -> None:
         torch.manual_seed(0)
-        module = importlib.import_module("models.cycle_gan_model")
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.model = module.CycleGANModel(_options(device, tiny))
+        small = {"ngf": 4, "ndf": 4, "netG": "resnet_6blocks"} if tiny else {}
+        self.model = cyclegan_model(device, **small)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         for name in self.model.model_names:
             getattr(self.model, f"net{name}").to(device=device, memory_format=layout)
@@ -100,10 +62,8 @@ class PeerStep:
 
 def peer_step(device: torch.device, budget: Budget, tiny: bool) -> dict:
     """ms per step, kernels per step and where the time goes, for each variant at batch 1 and 8."""
-    root = os.environ.get(VARIABLE)
-    if not root or not (Path(root) / "models" / "cycle_gan_model.py").is_file():
+    if checkout() is None:
         return {"skipped": f"{VARIABLE} names no checkout of the peer"}
-    sys.path.insert(0, str(Path(root).resolve()))
     rows, sizes = [], (1, 8)
     models = {b: {k: PeerStep(b, device, tiny, **v) for k, v in VARIANTS.items()} for b in sizes}
     for batch in sizes:

@@ -236,8 +236,9 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
         with open(temporary, "xb") as file:
             image.save(file, format=file_format, quality=95)
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: too large for the format
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {printable(path)}: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

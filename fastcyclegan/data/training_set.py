@@ -63,8 +63,8 @@ def load_training_set(config: TrainConfig, say: Callable[[str], None]) -> Traini
     Raises:
         UserError: a folder or its images cannot be used; the message names it.
     """
-    is_toy = not (config.dataroot or config.dataroot_A or config.dataroot_B)
     roots = config.dataroot, config.dataroot_A, config.dataroot_B
+    is_toy = roots == (None, None, None)
     if is_toy:
         toy = _toy(config)
         say(f"no --dataroot: training on toy images, written to {toy}")
@@ -74,7 +74,10 @@ def load_training_set(config: TrainConfig, say: Callable[[str], None]) -> Traini
     for domain, images in zip("AB", (set_A, set_B), strict=True):
         say(_found(domain, images))
     _check_sizes(config, set_A, set_B)
-    watched = _watched_toy(config, Path(roots[0])) if is_toy else _watched(config, roots, scans)
+    if is_toy:
+        watched = _watched_toy(config, Path(roots[0]))
+    else:
+        watched = _watched(config, roots, scans, say)
     digest = hashlib.sha256(f"{set_A.digest} {set_B.digest}".encode()).hexdigest()
     return TrainingSet(set_A, set_B, watched, digest)
 
@@ -149,13 +152,21 @@ def _check_sizes(config: TrainConfig, set_A: ImageSet, set_B: ImageSet) -> None:
 
 
 def _watched(
-    config: TrainConfig, roots: tuple[str | None, ...], train: tuple[Scan, Scan]
+    config: TrainConfig,
+    roots: tuple[str | None, ...],
+    train: tuple[Scan, Scan],
+    say: Callable[[str], None],
 ) -> Watched:
-    """The first images of the test folders or, where there are none, of the training folders."""
-    try:
-        scans = _scans(config, roots, "test") if config.dataroot else train
-    except UserError:
-        scans = train
+    """The first images of the test folders or, where these cannot be used, of the training ones."""
+    if config.dataroot:
+        try:
+            return _first_of(config, _scans(config, roots, "test"))
+        except UserError as problem:
+            say(f"previews show training images, as there are no test images ({problem})")
+    return _first_of(config, train)
+
+
+def _first_of(config: TrainConfig, scans: tuple[Scan, Scan]) -> Watched:
     real = []
     for domain, scan in zip("AB", scans, strict=True):
         # twice as many as wanted, in case some cannot be decoded
@@ -173,6 +184,8 @@ def _watched_toy(config: TrainConfig, root: Path) -> Watched:
         for domain, folder in zip("AB", "BA" if swapped else "AB", strict=True):
             scan = scan_folder(root / f"{kind}{folder}")
             tensors[kind + domain] = _images(_squared(config, scan, domain))
+    if (config.input_nc, config.output_nc) != (3, 3):
+        return Watched(tensors["testA"], tensors["testB"])
     baselines = toy_baselines(config.crop_size, TOY_IMAGES, TOY_SEED)
     if swapped:
         baselines = {name[:-1] + "BA"["AB".index(name[-1])]: x for name, x in baselines.items()}

@@ -4,12 +4,22 @@ from typing import Any
 
 from fastcyclegan.errors import UserError
 from fastcyclegan.models.network import Network
-from fastcyclegan.models.patchgan import NLayerDiscriminator
+from fastcyclegan.models.patchgan import NLayerDiscriminator, PixelDiscriminator
 from fastcyclegan.models.resnet import ResnetGenerator
+from fastcyclegan.models.unet import UnetGenerator
 
-__all__ = ["NLayerDiscriminator", "Network", "ResnetGenerator", "build"]
+_NETWORKS = (ResnetGenerator, UnetGenerator, NLayerDiscriminator, PixelDiscriminator)
 
-_CLASSES = {cls.__name__: cls for cls in (ResnetGenerator, NLayerDiscriminator)}
+__all__ = [
+    "NLayerDiscriminator",
+    "Network",
+    "PixelDiscriminator",
+    "ResnetGenerator",
+    "UnetGenerator",
+    "build",
+]
+
+_CLASSES = {cls.__name__: cls for cls in _NETWORKS}
 # far above any network in use; a damaged or hostile file must not build for hours
 _LARGEST = 4096
 

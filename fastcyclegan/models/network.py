@@ -10,72 +10,138 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from fastcyclegan.models.layers import EPS, MOMENTUM, NORMS, Layer
+
+# in the order of the fields of Layer
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
 Pieces = Mapping[str, Callable[..., torch.Tensor]]
 
 
 class Network(nn.Module):
-    """Base class of all networks.
+    """Base class of all networks: convolutions, each with a norm behind it or none.
+
+    In training mode batch norms use and record the statistics of the batch, and dropout drops; in
+    eval mode neither does.
+
+    Args:
+        arch: JSON-able description, enough for :func:`fastcyclegan.models.build`. Its ``norm`` is
+            ``instance`` (without parameters), ``batch`` (with them) or ``none``.
 
     Attributes:
         PIECES: the plain functions that the network is made of, by name.
         pieces: those that ``compute`` calls: PIECES, or compiled ones in their place. Calling the
             module itself always uses PIECES.
-        arch: JSON-able description, enough for :func:`fastcyclegan.models.build`.
+        arch: as given.
+        norm_keys: where norms stand, by state_dict prefix, with or without parameters.
+        multiple: pixels; heights and widths must be multiples of this.
+
+    Raises:
+        ValueError: an unknown norm.
     """
 
     PIECES: ClassVar[Pieces]
-    arch: dict[str, Any]
+    multiple: int = 1
 
-    def __init__(self) -> None:
+    def __init__(self, arch: dict[str, Any]) -> None:
         super().__init__()
+        self.arch = {"class": type(self).__name__, **arch}
+        self.norm = arch["norm"]
+        if self.norm not in NORMS:
+            raise ValueError(f"norm={self.norm!r}: not one of {', '.join(NORMS)}")
         self.pieces = self.PIECES
+        self.norm_keys: set[str] = set()
+        self._units: list[tuple[str, str | None]] = []
 
-    def live_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters that the output depends on, by state_dict key, in order of use."""
-        return ((name, p) for name, p in self.named_parameters() if name in self._live)
+    @property
+    def inner_bias(self) -> bool:
+        """Whether convolutions in front of a norm have a bias: JZ's rule, dead as it is there."""
+        return self.norm == "instance"
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether each image's output depends on that image alone, so that sets can be joined."""
+        return self.norm != "batch"
+
+    @property
+    def title(self) -> str:
+        """The class and everything that chooses its shape, for people."""
+        told = (f"{name} {value}" for name, value in self.arch.items() if name != "class")
+        return f"{self.arch['class']} ({', '.join(told)})"
+
+    def _add(self, key: str, convolution: nn.Module, norm_key: str | None = None) -> None:
+        """Register a convolution, and the norm behind it, under JZ's dotted keys."""
+        self._put(key, convolution)
+        self._units.append((key, norm_key))
+        if norm_key is None:
+            return
+        self.norm_keys.add(norm_key)
+        if self.norm == "instance":
+            # the norm subtracts it again: kept as a key, never computed with
+            convolution.bias.requires_grad_(False)
+        elif self.norm == "batch":
+            norm = nn.BatchNorm2d(convolution.out_channels, eps=EPS, momentum=MOMENTUM)
+            self._put(norm_key, norm)
+
+    def _put(self, key: str, module: nn.Module) -> None:
+        *path, last = key.split(".")
+        folder: nn.Module = self
+        for name in path:
+            if name not in folder._modules:
+                folder.add_module(name, nn.Module())
+            folder = folder._modules[name]
+        folder.add_module(last, module)
 
     def _finish(self) -> None:
         """Called at the end of construction: note what is live, and go to channels_last."""
-        self._live = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
+        names = (name for name, p in self.named_parameters() if p.requires_grad)
+        self._live = dict.fromkeys(names)
         self.to(memory_format=torch.channels_last)
+
+    def live_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that the output depends on, by state_dict key, in a fixed order."""
+        return ((name, p) for name, p in self.named_parameters() if name in self._live)
+
+    def weights_in(self, dtype: torch.dtype) -> list[torch.Tensor]:
+        """The live parameters as ``compute`` wants them for images of ``dtype``.
+
+        Scale and shift of a norm stay in at least fp32, since the norm computes in that; the
+        tensors of convolutions are cast. A parameter that has its dtype already is returned itself.
+        """
+        wide = torch.promote_types(dtype, torch.float32)
+        return [
+            p.to(wide if name.rpartition(".")[0] in self.norm_keys else dtype)
+            for name, p in self.live_parameters()
+        ]
 
     def compute(self, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
         """The network's output for ``x``, computed with ``weights`` instead of its own.
 
         Args:
             x: (N, C, H, W), best in channels_last memory.
-            weights: one tensor per live parameter, in that order, in the dtype of ``x``.
+            weights: one tensor per live parameter, in that order, as :meth:`weights_in` gives them.
         """
-        return self._compute(x, weights, self.pieces)
-
-    def _compute(
-        self, x: torch.Tensor, weights: Sequence[torch.Tensor], pieces: Pieces
-    ) -> torch.Tensor:
-        raise NotImplementedError
+        return self._compute(x, self._layers(weights), self.pieces)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The network's output for ``x`` (N, C, H, W), with its own weights in the dtype of x."""
         x = x.contiguous(memory_format=torch.channels_last)
-        return self._compute(x, [p.to(x.dtype) for _, p in self.live_parameters()], self.PIECES)
+        return self._compute(x, self._layers(self.weights_in(x.dtype)), self.PIECES)
 
+    def _layers(self, weights: Sequence[torch.Tensor]) -> list[Layer]:
+        """The network's convolutions in the order of construction; counts a pass of batch norms."""
+        named = dict(zip(self._live, weights, strict=True))
+        if self.norm == "batch":
+            named |= dict(self.named_buffers())
+            if self.training:
+                torch._foreach_add_([b for k, b in named.items() if k.endswith("_tracked")], 1)
+        return [self._layer(named, *unit) for unit in self._units]
 
-def freeze_dead_bias(convolution: nn.Module) -> nn.Module:
-    """Mark a bias in front of an affine-free instance norm: kept as a key, never computed with."""
-    convolution.bias.requires_grad_(False)
-    return convolution
+    def _layer(self, named: dict[str, torch.Tensor], key: str, norm_key: str | None) -> Layer:
+        convolution = named[f"{key}.weight"], named.get(f"{key}.bias")
+        if norm_key is None:
+            return Layer(*convolution)
+        return Layer(*convolution, self.norm, *(named.get(f"{norm_key}.{x}") for x in _BATCH_NORM))
 
-
-@torch.no_grad()
-def init_weights(net: nn.Module, gain: float, generator: torch.Generator) -> None:
-    """Draw every convolution weight from N(0, gain^2) and set every bias to 0, as JZ does.
-
-    Args:
-        net: on the CPU, so that a seed means the same on every device.
-        gain: standard deviation.
-        generator: a CPU generator.
-    """
-    for name, parameter in net.named_parameters():
-        if name.endswith(".bias"):
-            parameter.zero_()
-        else:
-            parameter.normal_(0.0, gain, generator=generator)
+    def _compute(self, x: torch.Tensor, layers: Sequence[Layer], pieces: Pieces) -> torch.Tensor:
+        raise NotImplementedError

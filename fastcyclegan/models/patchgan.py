@@ -1,7 +1,7 @@
-"""The PatchGAN discriminator: one logit per overlapping patch.
+"""The discriminators: PatchGAN, one logit per overlapping patch, and one logit per pixel.
 
-Keys and shapes are those of junyanz/pytorch-CycleGAN-and-pix2pix (``NLayerDiscriminator``), after
-Isola et al., Image-to-Image Translation (2017).
+Keys and shapes are those of junyanz/pytorch-CycleGAN-and-pix2pix (``NLayerDiscriminator``,
+``PixelDiscriminator``), after Isola et al., Image-to-Image Translation (2017).
 """
 
 from collections.abc import Sequence
@@ -11,27 +11,31 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastcyclegan.kernels.instance_norm import instance_norm_ref as instance_norm
-from fastcyclegan.models.network import Network, Pieces, freeze_dead_bias
-
-SLOPE = 0.2
+from fastcyclegan.models.layers import SLOPE, Layer, normalise
+from fastcyclegan.models.network import Network, Pieces
 
 
-def patchgan(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+def patchgan(x: torch.Tensor, layers: Sequence[Layer], training: bool) -> torch.Tensor:
     """(N, C, H, W) to (N, 1, h, w) logits.
 
-    Args:
-        x: images.
-        weights: first weight and bias, the inner weights, last weight and bias. All convolutions
-            are 4x4 with zero padding 1; the last inner one and the last have stride 1, the
-            others stride 2.
+    All convolutions are 4x4 with zero padding 1; the last two of ``layers`` have stride 1, the
+    others stride 2.
     """
-    first, first_bias, *inner, last, last_bias = weights
-    x = F.leaky_relu(F.conv2d(x, first, first_bias, stride=2, padding=1), SLOPE)
-    for index, weight in enumerate(inner, start=1):
+    first, *inner, last = layers
+    x = F.leaky_relu(F.conv2d(x, first.weight, first.bias, stride=2, padding=1), SLOPE)
+    for index, layer in enumerate(inner, start=1):
         stride = 1 if index == len(inner) else 2
-        x = instance_norm(F.conv2d(x, weight, stride=stride, padding=1), "leaky_relu", SLOPE)
-    return F.conv2d(x, last, last_bias, padding=1)
+        x = F.conv2d(x, layer.weight, layer.bias, stride=stride, padding=1)
+        x = normalise(x, layer, "leaky_relu", training)
+    return F.conv2d(x, last.weight, last.bias, padding=1)
+
+
+def pixelgan(x: torch.Tensor, layers: Sequence[Layer], training: bool) -> torch.Tensor:
+    """(N, C, H, W) to (N, 1, H, W) logits, by 1x1 convolutions."""
+    first, inner, last = layers
+    x = F.leaky_relu(F.conv2d(x, first.weight, first.bias), SLOPE)
+    x = normalise(F.conv2d(x, inner.weight, inner.bias), inner, "leaky_relu", training)
+    return F.conv2d(x, last.weight, last.bias)
 
 
 class NLayerDiscriminator(Network):
@@ -41,7 +45,7 @@ class NLayerDiscriminator(Network):
         input_nc: channels of the input.
         ndf: channels behind the first convolution.
         n_layers: inner convolutions.
-        norm: ``instance``.
+        norm: ``instance``, ``batch`` or ``none``.
 
     Raises:
         ValueError: another norm.
@@ -52,30 +56,18 @@ class NLayerDiscriminator(Network):
     def __init__(
         self, input_nc: int = 3, ndf: int = 64, n_layers: int = 3, norm: str = "instance"
     ) -> None:
-        super().__init__()
-        if norm != "instance":
-            raise ValueError(f"norm={norm!r} is not supported")
-        self.arch = {
-            "class": "NLayerDiscriminator",
-            "input_nc": input_nc,
-            "ndf": ndf,
-            "n_layers": n_layers,
-            "norm": norm,
-        }
+        super().__init__({"input_nc": input_nc, "ndf": ndf, "n_layers": n_layers, "norm": norm})
         widths = [ndf * min(2**i, 8) for i in range(n_layers + 1)]
-        layers: dict[str, nn.Module] = {"0": nn.Conv2d(input_nc, ndf, 4, stride=2, padding=1)}
+        self._add("model.0", nn.Conv2d(input_nc, ndf, 4, stride=2, padding=1))
         for i in range(1, n_layers + 1):
-            stride = 1 if i == n_layers else 2
-            inner = nn.Conv2d(widths[i - 1], widths[i], 4, stride=stride, padding=1)
-            layers[str(3 * i - 1)] = freeze_dead_bias(inner)
-        layers[str(3 * n_layers + 2)] = nn.Conv2d(widths[-1], 1, 4, padding=1)
-        self.model = nn.ModuleDict(layers)
+            options = {"stride": 1 if i == n_layers else 2, "padding": 1, "bias": self.inner_bias}
+            inner = nn.Conv2d(widths[i - 1], widths[i], 4, **options)
+            self._add(f"model.{3 * i - 1}", inner, f"model.{3 * i}")
+        self._add(f"model.{3 * n_layers + 2}", nn.Conv2d(widths[-1], 1, 4, padding=1))
         self._finish()
 
-    def _compute(
-        self, x: torch.Tensor, weights: Sequence[torch.Tensor], pieces: Pieces
-    ) -> torch.Tensor:
-        return pieces["patchgan"](x, *weights)
+    def _compute(self, x: torch.Tensor, layers: Sequence[Layer], pieces: Pieces) -> torch.Tensor:
+        return pieces["patchgan"](x, layers, self.training)
 
     @staticmethod
     def smallest_input(n_layers: int) -> int:
@@ -84,3 +76,29 @@ class NLayerDiscriminator(Network):
         for stride in [1, 1] + [2] * n_layers:
             size = (size - 1) * stride + 2
         return size
+
+
+class PixelDiscriminator(Network):
+    """Image to a map of logits, one per pixel, of the same size.
+
+    Args:
+        input_nc: channels of the input.
+        ndf: channels behind the first convolution.
+        norm: ``instance``, ``batch`` or ``none``. As in JZ the last convolution has a bias only
+            with ``instance``.
+
+    Raises:
+        ValueError: another norm.
+    """
+
+    PIECES: ClassVar[Pieces] = {"pixelgan": pixelgan}
+
+    def __init__(self, input_nc: int = 3, ndf: int = 64, norm: str = "instance") -> None:
+        super().__init__({"input_nc": input_nc, "ndf": ndf, "norm": norm})
+        self._add("net.0", nn.Conv2d(input_nc, ndf, 1))
+        self._add("net.2", nn.Conv2d(ndf, 2 * ndf, 1, bias=self.inner_bias), "net.3")
+        self._add("net.5", nn.Conv2d(2 * ndf, 1, 1, bias=self.inner_bias))
+        self._finish()
+
+    def _compute(self, x: torch.Tensor, layers: Sequence[Layer], pieces: Pieces) -> torch.Tensor:
+        return pieces["pixelgan"](x, layers, self.training)

@@ -11,52 +11,54 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastcyclegan.kernels.instance_norm import instance_norm_ref as instance_norm
 from fastcyclegan.kernels.reflection_pad import PADDINGS, pad_ref
-from fastcyclegan.models.network import Network, Pieces, freeze_dead_bias
+from fastcyclegan.models.layers import Layer, normalise
+from fastcyclegan.models.network import Network, Pieces
+
+UPSAMPLINGS = ("transpose", "resize")
+DROPPED = 0.5
 
 
-def encode(
-    x: torch.Tensor, w_in: torch.Tensor, w_down1: torch.Tensor, w_down2: torch.Tensor
-) -> torch.Tensor:
+def encode(x: torch.Tensor, layers: Sequence[Layer], training: bool) -> torch.Tensor:
     """(N, C, H, W) to (N, 4 ngf, H/4, W/4): 7x7, then two 3x3 convolutions of stride 2."""
-    x = instance_norm(F.conv2d(pad_ref(x, 3), w_in), "relu")
-    x = instance_norm(F.conv2d(x, w_down1, stride=2, padding=1), "relu")
-    return instance_norm(F.conv2d(x, w_down2, stride=2, padding=1), "relu")
+    first, down1, down2 = layers
+    x = F.conv2d(pad_ref(x, 3), first.weight, first.bias)
+    x = normalise(x, first, "relu", training)
+    for layer in (down1, down2):
+        x = F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
+        x = normalise(x, layer, "relu", training)
+    return x
 
 
 def residual_block(
-    x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, padding: str
+    x: torch.Tensor, first: Layer, second: Layer, padding: str, dropout: bool, training: bool
 ) -> torch.Tensor:
-    """``x`` plus two padded 3x3 convolutions of it; no ReLU behind the sum."""
-    y = instance_norm(F.conv2d(pad_ref(x, 1, padding), w1), "relu")
-    return x + instance_norm(F.conv2d(pad_ref(y, 1, padding), w2))
+    """``x`` plus two padded 3x3 convolutions of it; no ReLU behind the sum.
+
+    ``dropout`` stands between the two; its mask is drawn from torch's generator.
+    """
+    y = F.conv2d(pad_ref(x, 1, padding), first.weight, first.bias)
+    y = normalise(y, first, "relu", training)
+    if dropout:
+        y = F.dropout(y, DROPPED, training)
+    y = F.conv2d(pad_ref(y, 1, padding), second.weight, second.bias)
+    return x + normalise(y, second, "none", training)
 
 
-def decode(
-    x: torch.Tensor,
-    w_up1: torch.Tensor,
-    w_up2: torch.Tensor,
-    w_out: torch.Tensor,
-    b_out: torch.Tensor,
-) -> torch.Tensor:
-    """(N, 4 ngf, H/4, W/4) to (N, C, H, W) in [-1, 1]: two transposed convolutions, 7x7, tanh."""
-    up = {"stride": 2, "padding": 1, "output_padding": 1}
-    x = instance_norm(F.conv_transpose2d(x, w_up1, **up), "relu")
-    x = instance_norm(F.conv_transpose2d(x, w_up2, **up), "relu")
-    return torch.tanh(F.conv2d(pad_ref(x, 3), w_out, b_out))
+def decode(x: torch.Tensor, layers: Sequence[Layer], upsample: str, training: bool) -> torch.Tensor:
+    """(N, 4 ngf, H/4, W/4) to (N, C, H, W) in [-1, 1]: twice the size twice, then 7x7 and tanh."""
+    *ups, last = layers
+    for layer in ups:
+        x = normalise(_enlarge(x, layer, upsample), layer, "relu", training)
+    return torch.tanh(F.conv2d(pad_ref(x, 3), last.weight, last.bias))
 
 
-class ResnetBlock(nn.Module):
-    """The weights of one residual block, under JZ's indices."""
-
-    def __init__(self, channels: int, padding: str) -> None:
-        super().__init__()
-        second = "3" if padding == "zero" else "5"
-        first = "0" if padding == "zero" else "1"
-        self.conv_block = nn.ModuleDict(
-            {key: freeze_dead_bias(nn.Conv2d(channels, channels, 3)) for key in (first, second)}
-        )
+def _enlarge(x: torch.Tensor, layer: Layer, upsample: str) -> torch.Tensor:
+    if upsample == "transpose":
+        up = {"stride": 2, "padding": 1, "output_padding": 1}
+        return F.conv_transpose2d(x, layer.weight, layer.bias, **up)
+    x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.conv2d(pad_ref(x, 1), layer.weight, layer.bias)
 
 
 class ResnetGenerator(Network):
@@ -67,11 +69,15 @@ class ResnetGenerator(Network):
         output_nc: channels of the output.
         ngf: channels behind the first convolution; the trunk has 4 ngf.
         n_blocks: residual blocks.
-        norm: ``instance``.
+        norm: ``instance``, ``batch`` or ``none``.
         padding: of the residual blocks: ``reflect``, ``replicate`` or ``zero``.
+        dropout: drop half of what is between the two convolutions of a block, in training.
+        upsample: ``transpose`` for transposed convolutions, as JZ; ``resize`` for the nearest pixel
+            and a reflection-padded 3x3 convolution, which leaves no checkerboard (Odena et al.,
+            2016), under the keys that eriklindernoren/PyTorch-GAN gives to such a decoder.
 
     Raises:
-        ValueError: another norm or padding.
+        ValueError: another norm, padding or upsampling.
     """
 
     PIECES: ClassVar[Pieces] = {
@@ -79,6 +85,7 @@ class ResnetGenerator(Network):
         "residual_block": residual_block,
         "decode": decode,
     }
+    multiple = 4
 
     def __init__(
         self,
@@ -88,47 +95,63 @@ class ResnetGenerator(Network):
         n_blocks: int = 9,
         norm: str = "instance",
         padding: str = "reflect",
+        dropout: bool = False,
+        upsample: str = "transpose",
     ) -> None:
-        super().__init__()
-        if norm != "instance" or padding not in PADDINGS:
-            raise ValueError(f"norm={norm!r}, padding={padding!r} is not supported")
-        self.arch = {
-            "class": "ResnetGenerator",
-            "input_nc": input_nc,
-            "output_nc": output_nc,
-            "ngf": ngf,
-            "n_blocks": n_blocks,
-            "norm": norm,
-            "padding": padding,
-        }
-        self.padding = padding
-        self.model = nn.ModuleDict(_layers(input_nc, output_nc, ngf, n_blocks, padding))
+        super().__init__(
+            {
+                "input_nc": input_nc,
+                "output_nc": output_nc,
+                "ngf": ngf,
+                "n_blocks": n_blocks,
+                "norm": norm,
+                "padding": padding,
+                "dropout": dropout,
+                "upsample": upsample,
+            }
+        )
+        if padding not in PADDINGS or upsample not in UPSAMPLINGS:
+            raise ValueError(f"padding={padding!r}, upsample={upsample!r} is not supported")
+        self.padding, self.dropout, self.upsample = padding, dropout, upsample
+        self._add_encoder(input_nc, ngf)
+        for index in range(10, 10 + n_blocks):
+            self._add_block(f"model.{index}.conv_block", 4 * ngf)
+        self._add_decoder(10 + n_blocks, ngf, output_nc)
         self._finish()
 
-    def _compute(
-        self, x: torch.Tensor, weights: Sequence[torch.Tensor], pieces: Pieces
-    ) -> torch.Tensor:
-        x = pieces["encode"](x, *weights[:3])
-        trunk = weights[3:-4]
-        for w1, w2 in zip(trunk[::2], trunk[1::2], strict=True):
-            x = pieces["residual_block"](x, w1, w2, self.padding)
-        return pieces["decode"](x, *weights[-4:])
+    def _add_encoder(self, input_nc: int, ngf: int) -> None:
+        bias = {"bias": self.inner_bias}
+        down = {"stride": 2, "padding": 1, **bias}
+        self._add("model.1", nn.Conv2d(input_nc, ngf, 7, **bias), "model.2")
+        self._add("model.4", nn.Conv2d(ngf, 2 * ngf, 3, **down), "model.5")
+        self._add("model.7", nn.Conv2d(2 * ngf, 4 * ngf, 3, **down), "model.8")
 
+    def _add_block(self, key: str, width: int) -> None:
+        """JZ numbers a block's padding, convolution, norm, ReLU and dropout in one sequence."""
+        pads = 0 if self.padding == "zero" else 1
+        first = pads
+        second = first + 3 + int(self.dropout) + pads
+        for index in (first, second):
+            convolution = nn.Conv2d(width, width, 3, bias=self.inner_bias)
+            self._add(f"{key}.{index}", convolution, f"{key}.{index + 1}")
 
-def _layers(
-    input_nc: int, output_nc: int, ngf: int, n_blocks: int, padding: str
-) -> dict[str, nn.Module]:
-    """The layers that have weights, by JZ's index: norms, activations and pads only count."""
-    up = {"stride": 2, "padding": 1, "output_padding": 1}
-    layers = {
-        "1": freeze_dead_bias(nn.Conv2d(input_nc, ngf, 7)),
-        "4": freeze_dead_bias(nn.Conv2d(ngf, 2 * ngf, 3, stride=2, padding=1)),
-        "7": freeze_dead_bias(nn.Conv2d(2 * ngf, 4 * ngf, 3, stride=2, padding=1)),
-    }
-    for index in range(10, 10 + n_blocks):
-        layers[str(index)] = ResnetBlock(4 * ngf, padding)
-    after = 10 + n_blocks
-    layers[str(after)] = freeze_dead_bias(nn.ConvTranspose2d(4 * ngf, 2 * ngf, 3, **up))
-    layers[str(after + 3)] = freeze_dead_bias(nn.ConvTranspose2d(2 * ngf, ngf, 3, **up))
-    layers[str(after + 7)] = nn.Conv2d(ngf, output_nc, 7)
-    return layers
+    def _add_decoder(self, index: int, ngf: int, output_nc: int) -> None:
+        up = {"stride": 2, "padding": 1, "output_padding": 1}
+        for wide, narrow in ((4 * ngf, 2 * ngf), (2 * ngf, ngf)):
+            if self.upsample == "transpose":
+                layer = nn.ConvTranspose2d(wide, narrow, 3, **up, bias=self.inner_bias)
+            else:
+                index += 1  # the enlargement has a number of its own
+                layer = nn.Conv2d(wide, narrow, 3, bias=self.inner_bias)
+            self._add(f"model.{index}", layer, f"model.{index + 1}")
+            index += 3
+        self._add(f"model.{index + 1}", nn.Conv2d(ngf, output_nc, 7))
+
+    def _compute(self, x: torch.Tensor, layers: Sequence[Layer], pieces: Pieces) -> torch.Tensor:
+        x = pieces["encode"](x, layers[:3], self.training)
+        trunk = layers[3:-3]
+        for first, second in zip(trunk[::2], trunk[1::2], strict=True):
+            x = pieces["residual_block"](
+                x, first, second, self.padding, self.dropout, self.training
+            )
+        return pieces["decode"](x, layers[-3:], self.upsample, self.training)

@@ -1,4 +1,8 @@
-"""Networks in safetensors files: fp32 tensors, and in the header everything needed to rebuild."""
+"""Networks in files: safetensors with everything needed to rebuild, and JZ's ``.pth``.
+
+Ours hold fp32 tensors, and the network's description in the header. What a ``.pth`` holds is found
+from its keys and shapes.
+"""
 
 import json
 import struct
@@ -13,7 +17,8 @@ from torch import Tensor, nn
 
 from fastcyclegan import models
 from fastcyclegan.errors import UserError
-from fastcyclegan.files import write_atomic
+from fastcyclegan.files import printable, write_atomic
+from fastcyclegan.models import jz
 
 FORMAT = "fastcyclegan/1"
 GENERATOR_OF = {"AtoB": "G_A", "BtoA": "G_B"}
@@ -62,10 +67,15 @@ def tensors_from_bytes(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the network of a weights file: (network in fp32 on the CPU, metadata).
 
-    ``metadata`` has ``format``, ``arch`` (a dict), ``pixel_range`` and ``step`` (an int). Raises
-    UserError when the file is missing, damaged, of another program, or does not fit its ``arch``.
+    ``metadata`` has ``format``, ``arch`` (a dict), ``pixel_range`` and ``step`` (an int). For a
+    ``.pth`` it has no step, and ``assumed`` names the entries of ``arch`` that the file does not
+    tell. Raises UserError when the file is missing, damaged, of another program, or does not fit
+    its ``arch``.
     """
     path = Path(path)
+    _check_file(path)
+    if path.suffix.lower() == ".pth":
+        return _load_pth(path)
     tensors, header = _read(path)
     if not header.get("format", "").startswith("fastcyclegan/"):
         raise UserError(f"{path} was not written by fastcyclegan (no metadata): give another file")
@@ -83,45 +93,74 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return net, metadata
 
 
+def _load_pth(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    tensors = jz.read_pth(path)
+    try:
+        arch, assumed = jz.describe(tensors)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is none of the networks of pytorch-CycleGAN-and-pix2pix: {error}"
+        ) from None
+    outline = _outline(path, arch)
+    tensors = jz.current(tensors, arch["norm"], outline.norm_keys)
+    net = _build(path, arch, tensors)
+    net.load_state_dict(tensors)
+    metadata = {"format": "pth", "arch": net.arch, "pixel_range": "tanh", "assumed": assumed}
+    return net, metadata
+
+
 def load_generator(
     path: Path | str, direction: str = "AtoB", device: torch.device | str = "cpu"
 ) -> nn.Module:
     """A trained generator, in eval mode and channels_last on ``device``.
 
-    ``path`` is a weights file, or a folder that holds G_A and G_B.safetensors: a run, its weights/
-    or a checkpoint; ``direction`` "AtoB" or "BtoA" chooses between those two and means nothing for
-    a file. The network maps (N, input_nc, H, W) to (N, output_nc, H, W), both in [-1, 1], H and W
-    multiples of 4. Raises UserError as ``load_network``, and for what is not a generator.
+    ``path`` is a weights file (.safetensors of ours, .pth of JZ's), or a folder that holds G_A and
+    G_B.safetensors: a run, its weights/ or a checkpoint; ``direction`` "AtoB" or "BtoA" chooses
+    between those two and means nothing for a file. The network maps (N, input_nc, H, W) to
+    (N, output_nc, H, W), both in [-1, 1], H and W multiples of ``net.multiple``: 4 for a ResNet.
+    Raises UserError as ``load_network``, and for what is not a generator.
     """
+    return open_generator(path, direction, device)[0]
+
+
+def open_generator(
+    path: Path | str, direction: str = "AtoB", device: torch.device | str = "cpu"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """As :func:`load_generator`, and the metadata that :func:`load_network` returns."""
     if direction not in GENERATOR_OF:
         raise UserError(f"direction {direction!r} is not known: use AtoB or BtoA")
     path = Path(path)
     if path.is_dir():
-        path = _in_folder(path, GENERATOR_OF[direction])
+        path = find_in_folder(path, GENERATOR_OF[direction])
     net, metadata = load_network(path)
     name = metadata["arch"]["class"]
     if not name.endswith("Generator"):
-        raise UserError(f"{path} holds a {name}, not a generator: give G_A or G_B.safetensors")
-    return net.eval().to(device=device, memory_format=torch.channels_last)
+        raise UserError(f"{path} holds a {name}, not a generator: give the file of G_A or G_B")
+    return net.eval().to(device=device, memory_format=torch.channels_last), metadata
 
 
-def _in_folder(folder: Path, name: str) -> Path:
-    for path in (folder / "weights" / f"{name}.safetensors", folder / f"{name}.safetensors"):
+def find_in_folder(folder: Path, name: str) -> Path:
+    names = f"weights/{name}.safetensors", f"{name}.safetensors", f"latest_net_{name}.pth"
+    for path in (folder / inside for inside in names):
         if path.is_file():
             return path
     raise UserError(
-        f"{folder} has no weights/{name}.safetensors: give a run folder that has saved once, "
-        "or a .safetensors file"
+        f"{folder} has no {' or '.join(names)}: give a run folder that has saved once, a folder "
+        "of pytorch-CycleGAN-and-pix2pix, "
+        "or a .safetensors or .pth file"
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if path.suffix.lower() in (".pth", ".pt", ".pt2", ".ckpt", ".pkl"):
-        raise UserError(f"{path}: {path.suffix} files are not read yet, only .safetensors")
+def _check_file(path: Path) -> None:
+    if path.suffix.lower() in (".pt", ".pt2", ".ckpt", ".pkl"):
+        raise UserError(f"{path}: {path.suffix} files are not read, only .safetensors and .pth")
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a .safetensors file")
+        raise UserError(f"{path} does not exist: give a .safetensors or .pth file")
     if not path.is_file():
-        raise UserError(f"{path} is not a file: give a .safetensors file")
+        raise UserError(f"{path} is not a file: give a .safetensors or .pth file")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return tensors_from_bytes(path.read_bytes())
     except OSError as error:
@@ -131,21 +170,25 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path} is truncated or no safetensors file ({reason})") from None
 
 
-def _build(path: Path, arch: Any, tensors: dict[str, Tensor]) -> nn.Module:
+def _outline(path: Path, arch: Any) -> models.Network:
+    """The network of ``arch`` without memory, however large it claims to be."""
     if not isinstance(arch, dict):
         raise UserError(f"{path} has damaged metadata (arch is {arch!r}): save it again")
     try:
-        # Without memory first: a damaged arch must not allocate more than the file can fill.
         with torch.device("meta"):
-            expected = models.build(arch).state_dict()
+            return models.build(arch)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except RuntimeError as error:  # torch's own refusal of a size
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: {arch} cannot be built: {reason}") from None
-    problem = _mismatch(expected, tensors)
+
+
+def _build(path: Path, arch: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    outline = _outline(path, arch)
+    problem = _mismatch(outline.state_dict(), tensors)
     if problem:
-        raise UserError(f"{path} does not fit its own description: {problem}")
+        raise UserError(f"{path} does not fit {outline.title}: {problem}")
     return models.build(arch)
 
 
@@ -156,4 +199,4 @@ def _mismatch(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | 
         if tensors[key].shape != value.shape:
             return f"{key} has shape {tuple(tensors[key].shape)}, not {tuple(value.shape)}"
     extra = [key for key in tensors if key not in expected]
-    return f"{extra[0]} is not part of the network" if extra else None
+    return f"{printable(extra[0])[:80]} is not part of the network" if extra else None

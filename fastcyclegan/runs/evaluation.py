@@ -39,5 +39,10 @@ def preview_rows(
 
 @torch.no_grad()
 def each(net: Network, images: torch.Tensor) -> torch.Tensor:
-    """``net`` over (N, C, H, W) images one by one, so that memory does not grow with N."""
-    return torch.cat([net(image) for image in images.split(1)])
+    """``net`` in eval mode over (N, C, H, W) images one by one: memory does not grow with N."""
+    training = net.training
+    net.eval()
+    try:
+        return torch.cat([net(image) for image in images.split(1)])
+    finally:
+        net.train(training)

@@ -1,18 +1,21 @@
 """The run folder ``<checkpoints_dir>/<name>/``: its paths, its name, and which one to continue."""
 
+import fcntl
 import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fastcyclegan.errors import UserError
-from fastcyclegan.files import write_atomic
+from fastcyclegan.files import printable, write_atomic
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LOCK = ".lock"
 _NUMBER = re.compile(r"[0-9]{4,9}")
 RESUME_MODES = ("auto", "none")
 
@@ -79,10 +82,35 @@ class RunFolder:
         config = self.read_config() if self.config.exists() else {}
         write_atomic(self.config, (json.dumps(config | values, indent=2) + "\n").encode())
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from running here. Raises UserError if one already does."""
+        with open(self.root / _LOCK, "a") as file:
+            if not _take(file):
+                raise UserError(
+                    f"run {printable(self.root)} is in use by another process: give another --name"
+                )
+            yield
+
     def write_quarantine(self, entries: Iterable[tuple[Path, str]]) -> None:
         """Replace quarantine.jsonl by one line per (file, reason). Raises OSError."""
         rows = ({"path": str(path), "reason": reason} for path, reason in entries)
         write_atomic(self.quarantine, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _take(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_held(root: Path) -> bool:
+    if not (root / _LOCK).exists():
+        return False
+    with open(root / _LOCK, "a") as file:
+        return not _take(file)
 
 
 def valid_name(name: str) -> str:
@@ -92,6 +120,16 @@ def valid_name(name: str) -> str:
             f"--name {name!r} cannot name a run: use 1 to 64 of the characters A-Z a-z 0-9 . _ -"
         )
     return name
+
+
+def require_place(checkpoints_dir: Path) -> None:
+    """Raise UserError if no folder can be made at ``checkpoints_dir``; creates nothing."""
+    place = next(p for p in (checkpoints_dir, *checkpoints_dir.absolute().parents) if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--checkpoints_dir {printable(checkpoints_dir)}: {printable(place)} is no folder that "
+            "can be written; choose another"
+        )
 
 
 def open_run(
@@ -160,7 +198,9 @@ def _differences(old: Any, new: dict[str, Any] | None) -> str:
     # Through JSON, because a tuple comes back from config.json as a list.
     new = json.loads(json.dumps(new, default=str))
     parts = [
-        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        "the images have changed"
+        if key == "data"
+        else f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
@@ -176,7 +216,8 @@ def _newest_unfinished(checkpoints_dir: Path, digest: str) -> RunFolder | None:
             config = RunFolder(root).read_config()
         except UserError:
             continue
-        if config.get("digest") == digest and config.get("finished") is False:
+        unfinished = config.get("digest") == digest and config.get("finished") is False
+        if unfinished and not _is_held(root):
             found.append((config.get("created", 0), root.name, root))
     return RunFolder(max(found)[2]) if found else None
 

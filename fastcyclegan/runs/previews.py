@@ -68,7 +68,8 @@ def _layout(images: Mapping[str, np.ndarray], label_width: int) -> tuple[int, in
 
 
 def _shrunk(image: np.ndarray, scale: float) -> Image.Image:
-    picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
+    rgb = image[:, :, :3]  # what is transparent is shown too
+    picture = Image.fromarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)).copy())
     if scale == 1:
         return picture
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -1,6 +1,10 @@
 """The one place where networks are compiled."""
 
+import os
+import shlex
 import shutil
+import subprocess
+import sysconfig
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 
@@ -24,12 +28,22 @@ def compile_networks(networks: Iterable[Network]) -> None:
 
 
 def missing_compiler(device: torch.device) -> str | None:
-    """Why Inductor cannot compile for ``device``, or None if it can."""
-    if device.type == "cpu":
-        from torch._inductor.config import cpp
+    """Why Inductor cannot compile for ``device``, or None if it can: a trial, under a second.
 
-        named = [cpp.cxx] if isinstance(cpp.cxx, str) else [c for c in cpp.cxx if c]
-        if not any(shutil.which(compiler) for compiler in named):
-            return "no C++ compiler found (install g++)"
-        return None
-    return None if find_spec("triton") else "triton is not installed"
+    It needs a compiler of C++ on a CPU, of C (for Triton's launchers) on a GPU, and Python's
+    headers.
+    """
+    if device.type == "cuda" and not find_spec("triton"):
+        return "triton is not installed"
+    named = os.environ.get("CXX" if device.type == "cpu" else "CC", "")
+    usual = ("g++", "clang++") if device.type == "cpu" else ("gcc", "clang", "cc")
+    compiler = shlex.split(named) or [name for name in usual if shutil.which(name)][:1]
+    if not compiler:
+        return f"no {'C++' if device.type == 'cpu' else 'C'} compiler found (install {usual[0]})"
+    trial = [*compiler, "-fsyntax-only", "-x", "c++" if device.type == "cpu" else "c"]
+    trial += ["-I", sysconfig.get_path("include"), "-"]
+    try:
+        subprocess.run(trial, input=b"#include <Python.h>\n", capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return f"{compiler[0]} cannot compile with Python's headers (install python3-dev)"
+    return None

@@ -7,23 +7,28 @@ With G_A : A -> B, G_B : B -> A, D_A the judge of domain B and D_B that of domai
         + lambda_identity (lambda_B |G_A(B) - B| + lambda_A |G_B(A) - A|)
     L_D_A = (L(D_A(B), real) + L(D_A(pooled fake of B), fake)) / 2        and the same for D_B
 
+``gan_mode`` wgangp adds the gradient penalty between B and the pooled fakes to L_D_A, unhalved.
+
 One Adam step over both generators, then one over both discriminators, whose fakes are those made
 before the generators moved. Source: Zhu et al., CycleGAN (2017), in the form and under the names of
 junyanz/pytorch-CycleGAN-and-pix2pix.
 
 ``reference_step`` calls a network once per set of images and lets autograd walk the whole graph.
 ``fused_step`` runs sets that share a network and its weights as one batch, which instance norm
-keeps exact, and computes no gradient that is thrown away.
+keeps exact, and computes no gradient that is thrown away. A network with batch norm sees its sets
+one by one in both, in JZ's order, on which its running statistics depend. Dropout draws from
+torch's generator, so that with it the two are different draws of the same step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from fastcyclegan.kernels.philox import POOL_A, POOL_B
+from fastcyclegan.kernels.philox import MIX_A, MIX_B, POOL_A, POOL_B, philox_ref, uniform
 from fastcyclegan.models import Network
-from fastcyclegan.steps.losses import NAMES, gan_loss, l1_loss
+from fastcyclegan.steps.losses import NAMES, gan_loss, gradient_penalty, l1_loss
 from fastcyclegan.steps.optimiser import Weights, adam, set_lr
 from fastcyclegan.steps.pool import ImagePool
 
@@ -37,6 +42,7 @@ class Settings:
     lambda_A: float = 10.0
     lambda_B: float = 10.0
     lambda_identity: float = 0.5
+    gan_mode: str = "lsgan"
     pool_size: int = 50
     lr: float = 2e-4
     beta1: float = 0.5
@@ -103,7 +109,7 @@ def fused_step(
     losses, fakes, gradients = generator_phase(model, real_A, real_B)
     _update(model, "G", GENERATORS, gradients)
     pooled = {domain: model.pools[domain].query(fakes[domain], number) for domain in "AB"}
-    d_losses, gradients = discriminator_phase(model, real_A, real_B, pooled)
+    d_losses, gradients = discriminator_phase(model, real_A, real_B, pooled, number)
     _update(model, "D", DISCRIMINATORS, gradients)
     return _as_row(losses | d_losses, real_A)
 
@@ -115,24 +121,20 @@ def generator_phase(
 
     Discriminators get detached weights, so that only the gradient to their input is computed.
     """
-    settings, weights = model.settings, model.weights
-    G_A, G_B = (model.networks[name] for name in GENERATORS)
-    w_A, w_B = (weights[name].copies for name in GENERATORS)
-    identity = settings.lambda_identity > 0
-    fake_B, *idt_A = _apply(G_A, w_A, real_A, *([real_B] if identity else []))
-    fake_A, *idt_B = _apply(G_B, w_B, real_B, *([real_A] if identity else []))
-    rec_A, rec_B = G_B.compute(fake_B, w_B), G_A.compute(fake_A, w_A)
+    settings, weights, mode = model.settings, model.weights, model.settings.gan_mode
+    fake_A, fake_B, rec_A, rec_B, idt_A, idt_B = _translations(model, real_A, real_B)
     D_A, D_B = (model.networks[name] for name in DISCRIMINATORS)
     losses = {
-        "G_A": gan_loss(D_A.compute(fake_B, weights["D_A"].detached()), True),
-        "G_B": gan_loss(D_B.compute(fake_A, weights["D_B"].detached()), True),
+        "G_A": gan_loss(D_A.compute(fake_B, weights["D_A"].detached()), True, mode),
+        "G_B": gan_loss(D_B.compute(fake_A, weights["D_B"].detached()), True, mode),
         "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A),
         "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B),
     }
-    if identity:
+    if idt_A is not None:
         scale = settings.lambda_identity
-        losses["idt_A"] = scale * settings.lambda_B * l1_loss(idt_A[0], real_B)
-        losses["idt_B"] = scale * settings.lambda_A * l1_loss(idt_B[0], real_A)
+        losses["idt_A"] = scale * settings.lambda_B * l1_loss(idt_A, real_B)
+        losses["idt_B"] = scale * settings.lambda_A * l1_loss(idt_B, real_A)
+    w_A, w_B = (weights[name].copies for name in GENERATORS)
     gradients = torch.autograd.grad(sum(losses.values()), [*w_A, *w_B])
     fakes = {"A": fake_A.detach(), "B": fake_B.detach()}
     return losses, fakes, [list(gradients[: len(w_A)]), list(gradients[len(w_A) :])]
@@ -143,13 +145,21 @@ def discriminator_phase(
     real_A: torch.Tensor,
     real_B: torch.Tensor,
     pooled: dict[str, torch.Tensor],
+    number: torch.Tensor | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[list[torch.Tensor]]]:
-    """Losses of the discriminators and gradients per discriminator; D_A judges domain B."""
-    losses, gradients = {}, []
+    """Losses of the discriminators and gradients per discriminator; D_A judges domain B.
+
+    ``number``, as in :func:`fused_step`, is needed by gan_mode wgangp alone.
+    """
+    losses, gradients, mode = {}, [], model.settings.gan_mode
     for name, real, fake in (("D_A", real_B, pooled["B"]), ("D_B", real_A, pooled["A"])):
         copies = model.weights[name].copies
-        on_real, on_fake = _apply(model.networks[name], copies, real, fake)
-        losses[name] = 0.5 * (gan_loss(on_real, True) + gan_loss(on_fake, False))
+        net = model.networks[name]
+        on_real, on_fake = _apply(net, copies, real, fake)
+        losses[name] = 0.5 * (gan_loss(on_real, True, mode) + gan_loss(on_fake, False, mode))
+        if mode == "wgangp":
+            judge = partial(net.compute, weights=copies)
+            losses[name] = losses[name] + _penalty(model, name, judge, real, fake, number)
         gradients.append(list(torch.autograd.grad(losses[name], copies)))
     return losses, gradients
 
@@ -158,15 +168,17 @@ def reference_step(
     model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor, number: torch.Tensor
 ) -> torch.Tensor:
     """As :func:`fused_step`, one network call per set of images; the oracle and the baseline."""
-    settings = model.settings
+    settings, mode = model.settings, model.settings.gan_mode
     G_A, G_B, D_A, D_B = (model.networks[name] for name in GENERATORS + DISCRIMINATORS)
-    fake_B, fake_A = G_A(real_A), G_B(real_B)
-    rec_A, rec_B = G_B(fake_B), G_A(fake_A)
+    fake_B = G_A(real_A)
+    rec_A = G_B(fake_B)
+    fake_A = G_B(real_B)
+    rec_B = G_A(fake_A)
     _require_gradients(model, DISCRIMINATORS, False)
     model.optimisers["G"].zero_grad()
     losses = {
-        "G_A": gan_loss(D_A(fake_B), True),
-        "G_B": gan_loss(D_B(fake_A), True),
+        "G_A": gan_loss(D_A(fake_B), True, mode),
+        "G_B": gan_loss(D_B(fake_A), True, mode),
         "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A),
         "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B),
     }
@@ -183,7 +195,9 @@ def reference_step(
         ("D_B", D_B, real_A, "A", fake_A),
     ):
         pooled = model.pools[domain].query(fake, number)
-        losses[name] = 0.5 * (gan_loss(D(real), True) + gan_loss(D(pooled), False))
+        losses[name] = 0.5 * (gan_loss(D(real), True, mode) + gan_loss(D(pooled), False, mode))
+        if mode == "wgangp":
+            losses[name] = losses[name] + _penalty(model, name, D, real, pooled, number)
         losses[name].backward()
     model.optimisers["D"].step()
     return _as_row(losses, real_A)
@@ -192,13 +206,48 @@ def reference_step(
 STEPS = {"fused": fused_step, "reference": reference_step}
 
 
+def _translations(
+    model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
+    """fake_A, fake_B, rec_A, rec_B, idt_A, idt_B; the last two are None where they are not used."""
+    G_A, G_B = (model.networks[name] for name in GENERATORS)
+    w_A, w_B = (model.weights[name].copies for name in GENERATORS)
+    identity = model.settings.lambda_identity > 0
+    idt_A = idt_B = None
+    if identity and G_A.per_sample:
+        fake_B, idt_A = _apply(G_A, w_A, real_A, real_B)
+        fake_A, idt_B = _apply(G_B, w_B, real_B, real_A)
+        return fake_A, fake_B, G_B.compute(fake_B, w_B), G_A.compute(fake_A, w_A), idt_A, idt_B
+    fake_B = G_A.compute(real_A, w_A)
+    rec_A = G_B.compute(fake_B, w_B)
+    fake_A = G_B.compute(real_B, w_B)
+    rec_B = G_A.compute(fake_A, w_A)
+    if identity:
+        idt_A, idt_B = G_A.compute(real_B, w_A), G_B.compute(real_A, w_B)
+    return fake_A, fake_B, rec_A, rec_B, idt_A, idt_B
+
+
 def _apply(
     net: Network, weights: Sequence[torch.Tensor], *images: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """The network over several sets of images: as one batch if their shapes agree."""
-    if len({x.shape for x in images}) == 1:
+    """The network over several sets of images: as one batch where that gives the same."""
+    if net.per_sample and len({x.shape for x in images}) == 1:
         return net.compute(torch.cat(images), weights).chunk(len(images))
     return tuple(net.compute(x, weights) for x in images)
+
+
+def _penalty(
+    model: CycleGAN,
+    name: str,
+    judge: Callable[[torch.Tensor], torch.Tensor],
+    real: torch.Tensor,
+    pooled: torch.Tensor,
+    number: torch.Tensor,
+) -> torch.Tensor:
+    """The gradient penalty of discriminator ``name``; the mixture is drawn by image number."""
+    stream = {"D_A": MIX_B, "D_B": MIX_A}[name]
+    share = uniform(philox_ref(model.settings.seed, stream, number)[0])
+    return gradient_penalty(judge, real, pooled, share)
 
 
 def _update(

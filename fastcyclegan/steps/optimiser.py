@@ -12,18 +12,20 @@ class Weights:
 
     Args:
         net: the network, on its device; its parameters are the masters.
-        dtype: of the copies. The masters themselves serve where they have that dtype.
+        dtype: of the images. Convolutions compute in it; scale and shift of a norm stay in fp32, as
+            ``Network.weights_in`` has it. A master that has its dtype already serves itself.
 
     Attributes:
-        masters: the parameters, in order of use.
-        copies: tensors of ``dtype`` that require a gradient, in the same order and memory format.
+        masters: the parameters, in a fixed order.
+        copies: what a step computes with; they require a gradient, and have the order and memory
+            format of the masters.
     """
 
     def __init__(self, net: Network, dtype: torch.dtype) -> None:
         self.masters = [p for _, p in net.live_parameters()]
-        self.copies: list[torch.Tensor] = [
-            p if p.dtype == dtype else p.detach().to(dtype).requires_grad_() for p in self.masters
-        ]
+        pairs = list(zip(net.weights_in(dtype), self.masters, strict=True))
+        self.copies = [w if w is p else w.detach().requires_grad_() for w, p in pairs]
+        self._cast = [i for i, (copy, p) in enumerate(pairs) if copy is not p]
 
     def detached(self) -> list[torch.Tensor]:
         """The copies, for a pass that must not cost gradients of the weights."""
@@ -32,8 +34,9 @@ class Weights:
     @torch.no_grad()
     def refresh(self) -> None:
         """Cast the masters into the copies."""
-        if self.copies and self.copies[0] is not self.masters[0]:
-            torch._foreach_copy_(self.copies, self.masters)
+        if self._cast:
+            copies, masters = ([x[i] for i in self._cast] for x in (self.copies, self.masters))
+            torch._foreach_copy_(copies, masters)
 
     @torch.no_grad()
     def set_gradients(self, gradients: Sequence[torch.Tensor]) -> None:

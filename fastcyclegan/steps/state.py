@@ -10,9 +10,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def train_state(model: CycleGAN) -> dict[str, torch.Tensor]:
-    """Adam's moments by parameter name, and both image pools.
+    """Adam's moments by parameter name, both image pools, and torch's generators under dropout.
 
-    Names are ``G_A/model.1.weight/exp_avg`` and ``pool_A/images``.
+    Names are ``G_A/model.1.weight/exp_avg``, ``pool_A/images`` and ``random/cpu``.
     """
     tensors = {}
     for name, parameter, optimiser in _parameters(model):
@@ -21,6 +21,10 @@ def train_state(model: CycleGAN) -> dict[str, torch.Tensor]:
     for domain, pool in model.pools.items():
         tensors[f"pool_{domain}/images"] = pool.images
         tensors[f"pool_{domain}/count"] = pool.count
+    if model.networks["G_A"].arch.get("dropout"):
+        tensors["random/cpu"] = torch.get_rng_state()
+        if _device(model).type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(_device(model))
     return tensors
 
 
@@ -41,6 +45,10 @@ def load_train_state(model: CycleGAN, tensors: dict[str, torch.Tensor]) -> None:
     for domain, pool in model.pools.items():
         pool.images.copy_(tensors[f"pool_{domain}/images"])
         pool.count.copy_(tensors[f"pool_{domain}/count"])
+    if "random/cpu" in tensors:
+        torch.set_rng_state(tensors["random/cpu"].cpu())
+    if "random/cuda" in tensors and _device(model).type == "cuda":
+        torch.cuda.set_rng_state(tensors["random/cuda"].cpu(), _device(model))
     model.refresh_weights()
 
 
@@ -50,3 +58,7 @@ def _parameters(model: CycleGAN):
             net: Network = model.networks[owner]
             for key, parameter in net.live_parameters():
                 yield f"{owner}/{key}", parameter, model.optimisers[which]
+
+
+def _device(model: CycleGAN) -> torch.device:
+    return model.pools["A"].count.device

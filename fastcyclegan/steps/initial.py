@@ -1,0 +1,100 @@
+"""Training that starts from weights in files: ``--init_from``."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.errors import UserError
+from fastcyclegan.files import printable
+from fastcyclegan.models import Network
+from fastcyclegan.models.weights import find_in_folder, load_network
+
+NAMES = ("G_A", "G_B", "D_A", "D_B")
+
+
+def adopt(config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, str]:
+    """``config`` with the networks of the files in ``init_from``, and a line that tells them.
+
+    What a ``.pth`` does not tell (reflect or replicate padding, dropout of a U-Net) stays as the
+    options have it.
+
+    Args:
+        config: the options.
+        explicit: the names of those that the user gave.
+
+    Raises:
+        UserError: a file is missing, unusable or of the wrong kind of network, or an explicit
+            option contradicts it.
+    """
+    folder = Path(config.init_from or "")
+    found: dict[str, Any] = {}
+    assumed: dict[str, Any] = {}
+    for name, options_of in (("G_A", _generator_options), ("D_A", _discriminator_options)):
+        path = find_in_folder(folder, name)
+        net, metadata = load_network(path)
+        _check_kind(path, name, net)
+        if metadata["format"] == "pth":
+            assumed["pixel_range"] = metadata["pixel_range"]
+        for option, value in options_of(net.arch, config).items():
+            given = getattr(config, option)
+            if option in metadata.get("assumed", {}):
+                assumed[option] = given
+            elif option in explicit and given != value:
+                raise UserError(f"--{option} {given}: {path} has {value}; leave it out")
+            else:
+                found[option] = value
+    return replace(config, **found), _told(folder, found, assumed)
+
+
+def load_initial(folder: str, networks: Mapping[str, Network]) -> None:
+    """Put the weights of the files in ``folder`` into ``networks``, G_A to D_B.
+
+    Raises:
+        UserError: a file is missing or unusable, or is of another network.
+    """
+    for name in NAMES:
+        path = find_in_folder(Path(folder), name)
+        net, metadata = load_network(path)
+        wanted = networks[name].arch
+        _check_kind(path, name, net)
+        for key, value in wanted.items():
+            if net.arch.get(key) != value and key not in metadata.get("assumed", {}):
+                raise UserError(
+                    f"--init_from: {path} has {key} {net.arch.get(key)}, {name} needs {value}"
+                )
+        if networks[name].state_dict().keys() != net.state_dict().keys():
+            raise UserError(f"--padding {wanted['padding']}: {path} has other keys; leave it out")
+        networks[name].load_state_dict(net.state_dict())
+
+
+def _check_kind(path: Path, name: str, net: Network) -> None:
+    kind = "Generator" if name.startswith("G") else "Discriminator"
+    if not type(net).__name__.endswith(kind):
+        raise UserError(f"--init_from: {path} holds a {type(net).__name__}, not a {kind.lower()}")
+
+
+def _generator_options(arch: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    names = ("input_nc", "output_nc", "ngf", "norm", "dropout", "padding", "upsample")
+    options = {name: arch[name] for name in names if name in arch}
+    if arch["class"] == "ResnetGenerator":
+        return options | {"netG": f"resnet_{arch['n_blocks']}blocks"}
+    return options | {"netG": f"unet_{2 ** arch['num_downs']}"}
+
+
+def _discriminator_options(arch: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    options = {"ndf": arch["ndf"], "norm": arch["norm"]}
+    if arch["class"] == "PixelDiscriminator":
+        return options | {"netD": "pixel"}
+    if arch["n_layers"] == 3 and config.netD == "basic":
+        return options | {"netD": "basic"}
+    return options | {"netD": "n_layers", "n_layers_D": arch["n_layers"]}
+
+
+def _told(folder: Path, found: Mapping[str, Any], assumed: Mapping[str, Any]) -> str:
+    line = f"starting from {printable(folder)}: " + ", ".join(f"{k} {v}" for k, v in found.items())
+    if not assumed:
+        return line
+    guesses = ", ".join(f"{name} {value}" for name, value in assumed.items())
+    return f"{line}; the files do not tell, and assumed is {guesses}"

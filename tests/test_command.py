@@ -1,0 +1,45 @@
+"""Exit codes and error lines that all commands share."""
+
+import pytest
+
+from fastcyclegan import command
+from fastcyclegan.errors import UserError
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's."""
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "line"),
+    [
+        (UserError("--x 3: no"), 2, "error: --x 3: no\n"),
+        (UserError("a\nb.png: bad"), 2, "error: a\\nb.png: bad\n"),
+        (PermissionError(13, "Permission denied", "hid/d"), 2, "error: hid/d: permission denied\n"),
+        (command.Stop(4, "not finite"), 4, "error: not finite\n"),
+        (OutOfMemoryError("CUDA out of memory.\nmore"), 3, "error: out of memory: CUDA out of"),
+        (MemoryError(), 3, "error: out of memory"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+)
+def test_what_is_raised_becomes_a_code_and_a_line(capsys, problem, code, line):
+    def main(argv):
+        raise problem
+
+    assert command.run(main, []) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(line) and captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_defect_shows_its_traceback_and_asks_for_a_report(capsys):
+    def main(argv):
+        raise KeyError("oops")
+
+    assert command.run(main, []) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "please report" in err
+
+
+def test_main_gets_the_words_and_gives_the_code():
+    assert command.run(lambda argv: len(argv), ["a", "b"]) == 2
