@@ -224,6 +224,9 @@ class TrainConfig:
     lambda_B: float = option(10.0, "weight of B -> A -> B", low=0.0, high=1e6)
     lambda_identity: float = option(0.5, "weight of the identity loss; 0: off", low=0.0, high=1e6)
     compile: bool = option(False, "compile the networks with torch.compile")
+    compile_scope: str = option(
+        "block", "what --compile compiles at once; step takes minutes", choices=["block", "step"]
+    )
     impl: str = option(
         "fused", "the step: fused, or reference, plain and slow", choices=["fused", "reference"]
     )

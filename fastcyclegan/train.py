@@ -65,6 +65,8 @@ def check(config: TrainConfig) -> None:
             f"--input_nc {config.input_nc} and --output_nc {config.output_nc} differ: the identity "
             "loss needs --lambda_identity 0"
         )
+    if config.compile_scope != "block" and not config.compile:
+        raise UserError(f"--compile_scope {config.compile_scope} needs --compile")
     if config.impl == "reference" and config.compile:
         raise UserError("--impl reference is the plain path: it cannot be combined with --compile")
 

@@ -21,8 +21,8 @@ from fastcyclegan.runs.identity import digest_of, identity, machine
 from fastcyclegan.runs.progress import Progress
 from fastcyclegan.runs.signals import StopRequest
 from fastcyclegan.steps.assembly import check_image_sizes, make_networks, make_settings
-from fastcyclegan.steps.compilation import compile_networks, missing_compiler
-from fastcyclegan.steps.cyclegan import DISCRIMINATORS, STEPS, CycleGAN
+from fastcyclegan.steps.compilation import compile_model, missing_compiler
+from fastcyclegan.steps.cyclegan import STEPS, CycleGAN
 from fastcyclegan.steps.losses import NAMES
 from fastcyclegan.steps.schedule import Plateau, Schedule
 from fastcyclegan.steps.state import load_train_state
@@ -190,9 +190,8 @@ class Run:
         )
 
     def _compile(self) -> None:
-        config, kept = self.config, ()
+        config = self.config
         if config.gan_mode == "wgangp":
-            kept = DISCRIMINATORS
             self.say(
                 "--gan_mode wgangp: the discriminators run uncompiled, on the reference path, as "
                 "the gradient penalty differentiates them twice"
@@ -203,12 +202,12 @@ class Run:
         if lack:
             self.say(f"--compile: {lack}; running eager instead")
             return
-        networks = self.model.networks
-        compile_networks(net for name, net in networks.items() if name not in kept)
-        what = "generators" if kept else "generators and discriminators"
+        compile_model(self.model, config.compile_scope)
+        what = "generators" if config.gan_mode == "wgangp" else "generators and discriminators"
+        parts = {"block": "block by block: about a minute", "step": "as a whole: some minutes"}
         self.say(
-            f"compiling both {what} with torch.compile: about a minute the first time, seconds "
-            "when cached"
+            f"compiling both {what} with torch.compile, {parts[config.compile_scope]} the first "
+            "time, seconds when cached"
         )
 
     def _first_step(self) -> None:

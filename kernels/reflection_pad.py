@@ -38,7 +38,7 @@ def pad_ref(x: torch.Tensor, pad: int, padding: str = "reflect") -> torch.Tensor
         padding: ``reflect``, ``replicate`` or ``zero``.
 
     Returns:
-        (N, C, H + 2 pad, W + 2 pad) in the dtype of ``x``, channels_last.
+        (N, C, H + 2 pad, W + 2 pad) in the dtype and memory format of ``x``.
 
     Raises:
         ValueError: an unknown ``padding``, or a reflection wider than the image.
@@ -48,8 +48,10 @@ def pad_ref(x: torch.Tensor, pad: int, padding: str = "reflect") -> torch.Tensor
     if padding == "reflect":
         check_reflection(x, pad)
     mode = "constant" if padding == "zero" else padding
-    padded = F.pad(x, (pad, pad, pad, pad), mode=mode)
-    return padded.contiguous(memory_format=torch.channels_last)
+    # CUDA's reflection pad gives NCHW whatever it is given
+    nhwc = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if nhwc else torch.contiguous_format
+    return F.pad(x, (pad, pad, pad, pad), mode=mode).contiguous(memory_format=layout)
 
 
 def check_reflection(x: torch.Tensor, pad: int) -> None:

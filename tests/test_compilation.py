@@ -1,5 +1,6 @@
 """Compiled networks compute what the eager ones do, and compile once per kind."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
-from fastcyclegan.steps.compilation import compile_networks, missing_compiler
+from fastcyclegan.steps.compilation import SCOPES, compile_model, compile_networks, missing_compiler
 from fastcyclegan.steps.cyclegan import STEPS
+from house_rules import ROOT
 from test_cyclegan import images, make_model
 
 CPU = torch.device("cpu")
@@ -45,10 +47,10 @@ def test_a_missing_triton_is_noticed(monkeypatch):
     assert "triton" in missing_compiler(torch.device("cuda"))
 
 
-def compare_steps() -> None:
+def compare_steps(scope: str) -> None:
     """Three steps in fp64, eager and compiled: losses and all weights agree."""
     models = [make_model(lambda_identity=0.5) for _ in range(2)]
-    compile_networks(models[1].networks.values())
+    compile_model(models[1], scope)
     for step in range(3):
         batch = images(1, step, 0), images(1, step, 1), torch.arange(1) + step
         wanted, got = (STEPS["fused"](model, *batch) for model in models)
@@ -59,10 +61,15 @@ def compare_steps() -> None:
 
 
 @pytest.mark.slow
-def test_the_compiled_step_equals_the_eager_one():
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_compiled_step_equals_the_eager_one(scope):
     """In a process of its own: compiled code and its caches stay out of the other tests."""
-    code = "import test_compilation as t; t.compare_steps()"
+    code = f"import test_compilation as t; t.compare_steps({scope!r})"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd="tests", env=None, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -113,6 +113,7 @@ def test_options_of_jz_test_are_refused_by_translate():
         (["--netG", "unet_128", "--padding", "zero"], "--padding zero: unet_128 has none"),
         (["--output_nc", "1"], "--lambda_identity 0"),
         (["--impl", "reference", "--compile"], "--impl reference"),
+        (["--compile_scope", "step"], "--compile_scope step needs --compile"),
     ],
 )
 def test_contradictions_are_refused(words, said):

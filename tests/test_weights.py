@@ -166,6 +166,8 @@ def test_other_files_are_refused(saved):
         ({"step": "seven"}, "damaged metadata"),
         ({"pixel_range": "linear255"}, "linear255"),
         ({"arch": '{"class": "VAE"}'}, "VAE"),
+        ({"arch": '{"class": []}'}, "unknown network"),
+        ({"arch": "[" * 100_000}, "damaged metadata"),
         ({"arch": '["ResnetGenerator"]'}, "ResnetGenerator"),
         ({"arch": '{"class": "ResnetGenerator", "depth": 3}'}, "depth"),
         ({"arch": '{"class": "ResnetGenerator", "ngf": -1}'}, "cannot be built"),

@@ -35,7 +35,7 @@ def build(arch: dict[str, Any]) -> Network:
     """
     arguments = dict(arch)
     name = arguments.pop("class", None)
-    if name not in _CLASSES:
+    if not isinstance(name, str) or name not in _CLASSES:
         raise UserError(f"unknown network {name!r}: known are {', '.join(sorted(_CLASSES))}")
     if any(isinstance(x, int) and x > _LARGEST for x in arguments.values()):
         raise UserError(f"{name} of {arguments} is larger than {_LARGEST} in something")

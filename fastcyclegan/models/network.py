@@ -124,9 +124,19 @@ class Network(nn.Module):
         return self._compute(x, self._layers(weights), self.pieces)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The network's output for ``x`` (N, C, H, W), with its own weights in the dtype of x."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        return self._compute(x, self._layers(self.weights_in(x.dtype)), self.PIECES)
+        """The network's output for ``x`` (N, C, H, W), with its own weights in the dtype of x.
+
+        In channels_last, except for fp32 and fp64 on a CPU: convolutions in NCHW are no slower
+        there, and in fp32 twice as exact (greatest error of a whole generator 5e-6 against 1.1e-5).
+        """
+        narrow = x.dtype in (torch.bfloat16, torch.float16)
+        layout = torch.channels_last if narrow or x.is_cuda else torch.contiguous_format
+        weights = [
+            w.contiguous(memory_format=layout) if w.ndim == 4 else w
+            for w in self.weights_in(x.dtype)
+        ]
+        x = x.contiguous(memory_format=layout)
+        return self._compute(x, self._layers(weights), self.PIECES)
 
     def _layers(self, weights: Sequence[torch.Tensor]) -> list[Layer]:
         """The network's convolutions in the order of construction; counts a pass of batch norms."""

@@ -61,7 +61,7 @@ def tensors_from_bytes(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch lacks
         raise ValueError(str(error)) from None
     (length,) = struct.unpack("<Q", data[:8])
-    return tensors, json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return tensors, json.loads(data[8 : 8 + length]).get("__metadata__") or {}
 
 
 def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -84,7 +84,7 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         metadata = dict(header, arch=json.loads(header["arch"]), step=int(header["step"]))
         pixel_range = header["pixel_range"]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error}): save it again") from None
     if pixel_range != "tanh":
         raise UserError(f"{path} has pixel range {pixel_range!r}: only 'tanh' is supported")

@@ -26,6 +26,7 @@ _NOT_IDENTITY = frozenset(
         "data_on",
         "num_threads",
         "compile",
+        "compile_scope",
         "impl",
         "deterministic",
         "resume",

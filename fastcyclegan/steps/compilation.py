@@ -11,6 +11,32 @@ from importlib.util import find_spec
 import torch
 
 from fastcyclegan.models import Network
+from fastcyclegan.steps.cyclegan import DISCRIMINATORS, CycleGAN
+
+SCOPES = ("block", "step")
+
+
+def compile_model(model: CycleGAN, scope: str) -> None:
+    """Compile what ``fused_step`` computes with; it happens when a part is first called.
+
+    Args:
+        model: changed in place.
+        scope: ``block`` compiles each kind of piece of the networks once, ``step`` the losses of
+            each phase as a whole: faster steps for a longer compilation.
+
+    With gan_mode wgangp the discriminators stay as they are: compiled code has no second
+    derivative.
+    """
+    penalty = model.settings.gan_mode == "wgangp"
+    if scope == "step":
+        # dynamic shapes fail in Inductor 2.13 (TypeError in get_fill_order)
+        whole = {"fullgraph": True, "dynamic": False}
+        model.generator_losses = torch.compile(model.generator_losses, **whole)
+        if not penalty:
+            model.discriminator_losses = torch.compile(model.discriminator_losses, **whole)
+        return
+    kept = DISCRIMINATORS if penalty else ()
+    compile_networks(net for name, net in model.networks.items() if name not in kept)
 
 
 def compile_networks(networks: Iterable[Network]) -> None:
@@ -22,7 +48,6 @@ def compile_networks(networks: Iterable[Network]) -> None:
     for net in networks:
         for piece in net.PIECES.values():
             if piece not in compiled:
-                # dynamic shapes fail in Inductor 2.13 (TypeError in get_fill_order)
                 compiled[piece] = torch.compile(piece, fullgraph=True, dynamic=False)
         net.pieces = {name: compiled[piece] for name, piece in net.PIECES.items()}
 

@@ -20,7 +20,7 @@ one by one in both, in JZ's order, on which its running statistics depend. Dropo
 torch's generator, so that with it the two are different draws of the same step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,6 +33,8 @@ from fastcyclegan.steps.optimiser import Weights, adam, set_lr
 from fastcyclegan.steps.pool import ImagePool
 
 GENERATORS, DISCRIMINATORS = ("G_A", "G_B"), ("D_A", "D_B")
+Losses = dict[str, torch.Tensor]
+WeightsByName = Mapping[str, Sequence[torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ class CycleGAN:
         networks: G_A, G_B, D_A, D_B, on the training device.
         settings: the losses' weights and so on.
         shape_A, shape_B: (C, H, W) of the images of both domains.
+
+    Attributes:
+        generator_losses, discriminator_losses: the functions of these names, or compiled ones.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class CycleGAN:
         shape_B: tuple[int, int, int],
     ) -> None:
         self.networks, self.settings = networks, settings
+        self.generator_losses, self.discriminator_losses = generator_losses, discriminator_losses
         self.weights = {name: Weights(net, settings.dtype) for name, net in networks.items()}
         self.optimisers = {
             "G": adam((self.weights[n] for n in GENERATORS), settings.lr, settings.beta1),
@@ -116,17 +122,28 @@ def fused_step(
 
 def generator_phase(
     model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[list[torch.Tensor]]]:
+) -> tuple[Losses, dict[str, torch.Tensor], list[list[torch.Tensor]]]:
     """Losses of the generators, their fakes by domain, and gradients per generator.
 
     Discriminators get detached weights, so that only the gradient to their input is computed.
     """
-    settings, weights, mode = model.settings, model.weights, model.settings.gan_mode
-    fake_A, fake_B, rec_A, rec_B, idt_A, idt_B = _translations(model, real_A, real_B)
+    weights = {name: model.weights[name].copies for name in GENERATORS}
+    weights |= {name: model.weights[name].detached() for name in DISCRIMINATORS}
+    losses, fake_A, fake_B = model.generator_losses(model, weights, real_A, real_B)
+    gradients = _gradients(losses, [weights[name] for name in GENERATORS])
+    return losses, {"A": fake_A.detach(), "B": fake_B.detach()}, gradients
+
+
+def generator_losses(
+    model: CycleGAN, weights: WeightsByName, real_A: torch.Tensor, real_B: torch.Tensor
+) -> tuple[Losses, torch.Tensor, torch.Tensor]:
+    """Losses of the generators, fake_A and fake_B, with ``weights`` of all four networks."""
+    settings, mode = model.settings, model.settings.gan_mode
+    fake_A, fake_B, rec_A, rec_B, idt_A, idt_B = _translations(model, weights, real_A, real_B)
     D_A, D_B = (model.networks[name] for name in DISCRIMINATORS)
     losses = {
-        "G_A": gan_loss(D_A.compute(fake_B, weights["D_A"].detached()), True, mode),
-        "G_B": gan_loss(D_B.compute(fake_A, weights["D_B"].detached()), True, mode),
+        "G_A": gan_loss(D_A.compute(fake_B, weights["D_A"]), True, mode),
+        "G_B": gan_loss(D_B.compute(fake_A, weights["D_B"]), True, mode),
         "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A),
         "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B),
     }
@@ -134,10 +151,7 @@ def generator_phase(
         scale = settings.lambda_identity
         losses["idt_A"] = scale * settings.lambda_B * l1_loss(idt_A, real_B)
         losses["idt_B"] = scale * settings.lambda_A * l1_loss(idt_B, real_A)
-    w_A, w_B = (weights[name].copies for name in GENERATORS)
-    gradients = torch.autograd.grad(sum(losses.values()), [*w_A, *w_B])
-    fakes = {"A": fake_A.detach(), "B": fake_B.detach()}
-    return losses, fakes, [list(gradients[: len(w_A)]), list(gradients[len(w_A) :])]
+    return losses, fake_A, fake_B
 
 
 def discriminator_phase(
@@ -146,22 +160,43 @@ def discriminator_phase(
     real_B: torch.Tensor,
     pooled: dict[str, torch.Tensor],
     number: torch.Tensor | None = None,
-) -> tuple[dict[str, torch.Tensor], list[list[torch.Tensor]]]:
+) -> tuple[Losses, list[list[torch.Tensor]]]:
     """Losses of the discriminators and gradients per discriminator; D_A judges domain B.
 
     ``number``, as in :func:`fused_step`, is needed by gan_mode wgangp alone.
     """
-    losses, gradients, mode = {}, [], model.settings.gan_mode
+    weights = {name: model.weights[name].copies for name in DISCRIMINATORS}
+    losses = model.discriminator_losses(model, weights, real_A, real_B, pooled)
+    if model.settings.gan_mode == "wgangp":
+        for name, real, domain in (("D_A", real_B, "B"), ("D_B", real_A, "A")):
+            judge = partial(model.networks[name].compute, weights=weights[name])
+            penalty = _penalty(model, name, judge, real, pooled[domain], number)
+            losses = losses | {name: losses[name] + penalty}
+    return losses, _gradients(losses, [weights[name] for name in DISCRIMINATORS])
+
+
+def discriminator_losses(
+    model: CycleGAN,
+    weights: WeightsByName,
+    real_A: torch.Tensor,
+    real_B: torch.Tensor,
+    pooled: dict[str, torch.Tensor],
+) -> Losses:
+    """Losses of the discriminators, without a gradient penalty, with ``weights`` of both."""
+    losses, mode = {}, model.settings.gan_mode
     for name, real, fake in (("D_A", real_B, pooled["B"]), ("D_B", real_A, pooled["A"])):
-        copies = model.weights[name].copies
-        net = model.networks[name]
-        on_real, on_fake = _apply(net, copies, real, fake)
+        on_real, on_fake = _apply(model.networks[name], weights[name], real, fake)
         losses[name] = 0.5 * (gan_loss(on_real, True, mode) + gan_loss(on_fake, False, mode))
-        if mode == "wgangp":
-            judge = partial(net.compute, weights=copies)
-            losses[name] = losses[name] + _penalty(model, name, judge, real, fake, number)
-        gradients.append(list(torch.autograd.grad(losses[name], copies)))
-    return losses, gradients
+    return losses
+
+
+def _gradients(
+    losses: Losses, weights: Sequence[Sequence[torch.Tensor]]
+) -> list[list[torch.Tensor]]:
+    """Gradients of the sum of ``losses``, grouped as ``weights`` are."""
+    flat = torch.autograd.grad(sum(losses.values()), [w for group in weights for w in group])
+    remaining = iter(flat)
+    return [[next(remaining) for _ in group] for group in weights]
 
 
 def reference_step(
@@ -207,11 +242,11 @@ STEPS = {"fused": fused_step, "reference": reference_step}
 
 
 def _translations(
-    model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor
+    model: CycleGAN, weights: WeightsByName, real_A: torch.Tensor, real_B: torch.Tensor
 ) -> tuple[torch.Tensor | None, ...]:
     """fake_A, fake_B, rec_A, rec_B, idt_A, idt_B; the last two are None where they are not used."""
     G_A, G_B = (model.networks[name] for name in GENERATORS)
-    w_A, w_B = (model.weights[name].copies for name in GENERATORS)
+    w_A, w_B = (weights[name] for name in GENERATORS)
     identity = model.settings.lambda_identity > 0
     idt_A = idt_B = None
     if identity and G_A.per_sample:
