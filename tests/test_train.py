@@ -12,7 +12,7 @@ from fastcyclegan import load_generator, training
 from fastcyclegan.runs.checkpoint import latest_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import read_metrics
-from fastcyclegan.steps import schedule
+from fastcyclegan.steps import compilation, schedule
 from fastcyclegan.steps.cyclegan import STEPS
 from fastcyclegan.steps.losses import NAMES
 from tiny_runs import final_state, make_images, run, run_on_data
@@ -172,7 +172,7 @@ def test_gan_modes_train_and_wgangp_says_what_it_costs(here, monkeypatch, capsys
     """With --compile the penalty keeps the discriminators out of torch.compile, said once."""
     compiled = []
     monkeypatch.setattr(training, "missing_compiler", lambda device: None)
-    monkeypatch.setattr(training, "compile_networks", lambda networks: compiled.extend(networks))
+    monkeypatch.setattr(compilation, "compile_networks", lambda networks: compiled.extend(networks))
     assert run_on_data("--steps", "4", "--gan_mode", mode, "--compile") == 0
     judges = sum(type(net).__name__ == "NLayerDiscriminator" for net in compiled)
     assert (len(compiled), judges) == ((2, 0) if mode == "wgangp" else (4, 2))
