@@ -65,7 +65,7 @@ class Recorder:
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of what is about to be done again. Raises OSError."""
-        self.metrics.rewind(step, self.summed) if step else self.metrics.rewind(-1)
+        self.metrics.rewind(step or -1, self.summed)
 
     def start(self, first: int, progress: Progress) -> None:
         """Begin at step ``first``; ``progress`` is told from now on."""

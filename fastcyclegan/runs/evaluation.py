@@ -2,6 +2,8 @@
 
 import torch
 
+from fastcyclegan.data.images import to_uint8
+from fastcyclegan.data.toy import psnr as psnr_of_images
 from fastcyclegan.models import Network
 
 
@@ -11,9 +13,8 @@ def psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
     Args:
         images, truth: (N, C, H, W) in [-1, 1]; rounded to 8 bits first, as a written image is.
     """
-    levels, wanted = (((x.double() + 1) * 127.5).round().clamp(0, 255) for x in (images, truth))
-    error = (levels - wanted).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
-    return (10 * torch.log10(255**2 / error)).mean().item()
+    written, wanted = (to_uint8(x).cpu().numpy() for x in (images, truth))
+    return float(psnr_of_images(written, wanted).mean())
 
 
 @torch.no_grad()
