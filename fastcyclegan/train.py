@@ -6,14 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastcyclegan import command
-from fastcyclegan.config import (
-    TrainConfig,
-    apply_preset,
-    check_ranges,
-    generator_depth,
-    parse_explicit,
-)
+from fastcyclegan.config import TrainConfig, apply_preset, generator_depth
 from fastcyclegan.errors import UserError
+from fastcyclegan.options import check_ranges, parse_explicit
 from fastcyclegan.runs.folder import require_place, valid_name
 
 PROG = "python -m fastcyclegan.train"

@@ -14,9 +14,10 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from fastcyclegan import command
-from fastcyclegan.config import TranslateConfig, parse
+from fastcyclegan.config import TranslateConfig
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
+from fastcyclegan.options import parse
 
 if TYPE_CHECKING:
     import numpy as np

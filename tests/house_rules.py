@@ -22,7 +22,7 @@ FLOORS = {name: 0 for name in COMMANDS} | {"training": 1, "recorder": 2, "comman
 FLOORS |= {"runs": 4, "steps": 4, "models": 5, "data": 5, "device": 5, "kernels": 6}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
-FREE = ("errors", "config", "jz_options", "files", "version")
+FREE = ("errors", "options", "config", "jz_options", "files", "version")
 # The units that may use a third-party package; what is not named here may be used in all.
 ONLY_IN = {
     "triton": {"kernels"},
@@ -210,7 +210,7 @@ def check_budgets(source: Source) -> list[str]:
 
 
 def check_quiet(source: Source) -> list[str]:
-    """Only commands print, parse arguments or exit; config.py builds the parsers."""
+    """Only commands print, parse arguments or exit; options.py builds the parsers."""
     if not source.packaged or source.unit in MAY_SPEAK:
         return []
     banned = {"print", "input", "exit", "quit", "SystemExit", "sys.exit", "os._exit"}
@@ -223,7 +223,7 @@ def check_quiet(source: Source) -> list[str]:
             found.append(f"{source.at(node)}: {name} outside a command")
     for node, name in imported_modules(source):
         if name == "argparse" or name.startswith("argparse."):
-            if source.unit != "config":
+            if source.unit != "options":
                 found.append(f"{source.at(node)}: argparse outside a command")
         elif name in banned:
             found.append(f"{source.at(node)}: {name} outside a command")

@@ -8,10 +8,10 @@ from fastcyclegan.config import (
     TranslateConfig,
     apply_preset,
     generator_depth,
-    parse_explicit,
 )
 from fastcyclegan.errors import UserError
 from fastcyclegan.jz_options import MAPPED, REMOVED, REMOVED_FROM_TRANSLATE
+from fastcyclegan.options import parse_explicit
 from fastcyclegan.train import check
 
 

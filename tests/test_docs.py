@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fastcyclegan.config import TrainConfig, TranslateConfig, parse, parse_explicit
+from fastcyclegan.config import TrainConfig, TranslateConfig
 from fastcyclegan.errors import UserError
 from fastcyclegan.jz_options import MAPPED
+from fastcyclegan.options import parse, parse_explicit
 from fastcyclegan.train import check
 from house_rules import ROOT
 

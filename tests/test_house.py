@@ -143,7 +143,7 @@ KEPT = [
     (house.check_optional_triton, "kernels/x.py", "if found:\n    import triton"),
     (house.check_budgets, "kernels/x.py", f"def f():{LONG_BODY}"),
     (house.check_quiet, "fastcyclegan/train.py", "import argparse, sys\nprint(1)\nsys.exit(0)"),
-    (house.check_quiet, "fastcyclegan/config.py", "import argparse"),
+    (house.check_quiet, "fastcyclegan/options.py", "import argparse"),
     (house.check_quiet, "fastcyclegan/config.py", "class C:\n    input: str = 'x'"),
     (house.check_quiet, "fastcyclegan/runs/x.py", "console.print(1)"),
     (house.check_instance_norm, "fastcyclegan/models/x.py", "kernels.instance_norm(x)"),

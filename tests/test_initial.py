@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from fastcyclegan import load_generator
-from fastcyclegan.config import TrainConfig, parse_explicit
+from fastcyclegan.config import TrainConfig
 from fastcyclegan.errors import UserError
 from fastcyclegan.models import build
 from fastcyclegan.models.weights import load_network
+from fastcyclegan.options import parse_explicit
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.steps.assembly import make_networks

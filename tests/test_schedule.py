@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from fastcyclegan.config import TrainConfig, parse
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.options import parse
 from fastcyclegan.steps.schedule import Plateau, Schedule
 
 
