@@ -65,11 +65,10 @@ def train(config: TrainConfig, device: torch.device, console: Console) -> int:
 
 def _check_sizes(config: TrainConfig, *sizes: tuple[int, int] | None) -> None:
     """Raise UserError if the images' sizes, None where they differ, do not go with an option."""
-    if None in sizes and (config.pool_size or config.compile):
-        flag = "--compile" if config.compile else f"--pool_size {config.pool_size}"
+    if None in sizes and config.compile:
         raise UserError(
-            f"{flag}: the images have different sizes after --preprocess {config.preprocess}; use "
-            "one that ends in crop, or --pool_size 0 without --compile"
+            f"--compile: the images have different sizes after --preprocess {config.preprocess}; "
+            "use one that ends in crop, or leave --compile out"
         )
     if config.gan_mode == "wgangp" and (None in sizes or len(set(sizes)) > 1):
         raise UserError(

@@ -1,6 +1,7 @@
 """Decoding a domain: the reference's resize, bit for bit, into one buffer."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,32 @@ def test_max_bad_counts_scan_and_decode(tmp_path):
     assert text.startswith(f"2 of 10 images in {tmp_path} cannot be used (--max_bad allows")
     assert "08.png: empty file; " in text and "09.png: cannot be" in text
     assert message(tmp_path, max_bad=0.05).startswith("1 of 10")
+
+
+@pytest.mark.parametrize("broken", [(1,), (1, 2), (0, 1, 2, 3, 4)])
+def test_the_next_good_file_takes_the_place_of_a_broken_one_under_a_limit(tmp_path, broken):
+    """As if the broken files had not been there; also where the files that follow are broken."""
+    fill(tmp_path / "whole", [(40, 40 + i) for i in range(9)])
+    shutil.copytree(tmp_path / "whole", tmp_path / "some")
+    for i in broken:
+        (tmp_path / "whole" / f"{i:02}.png").unlink()
+        cut(tmp_path / "some" / f"{i:02}.png")
+    limited = {"max_dataset_size": 3}
+    options = {**OPTIONS, "preprocess": "none", "max_bad": 1.0}
+    images = decode_domain(scan_folder(tmp_path / "some", **limited), **options)
+    wanted = decode_domain(scan_folder(tmp_path / "whole", **limited), **options)
+    assert len(images) == 3
+    assert images.digest == wanted.digest
+    assert [p.name for p, _ in images.quarantined] == [f"{i:02}.png" for i in broken]
+
+
+def test_max_bad_counts_what_a_limit_made_it_look_at(tmp_path):
+    fill(tmp_path, [(40, 40)] * 9)
+    cut(tmp_path / "01.png")
+    scan = scan_folder(tmp_path, max_dataset_size=3)
+    assert len(decode_domain(scan, **{**OPTIONS, "max_bad": 0.34})) == 3
+    with pytest.raises(UserError, match="1 of 3 images"):
+        decode_domain(scan, **{**OPTIONS, "max_bad": 0.3})
 
 
 def test_the_message_stays_short(tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from fastcyclegan.kernels.image_pool import image_pool_ref
 from fastcyclegan.kernels.philox import POOL_A, POOL_B
-from fastcyclegan.steps.pool import ImagePool
+from fastcyclegan.steps.pool import ImagePool, VariedImagePool
 
 
 def marked(numbers: list[int]) -> torch.Tensor:
@@ -45,6 +45,21 @@ def test_reference_follows_the_rule_given_the_draws(capacity, n):
         assert torch.equal(got, marked(wanted))
         assert count.item() == len(stored)
         assert torch.equal(pool[: len(stored)], marked(stored))
+
+
+def test_images_that_differ_in_size_follow_the_same_draws():
+    common = torch.device("cpu"), 3, POOL_A
+    one_size = ImagePool(4, (3, 4, 5), torch.float64, *common)
+    varied = VariedImagePool(4, 3, POOL_A, torch.device("cpu"))
+    numbers = torch.arange(60)
+    for i in range(60):
+        query = marked([i]), numbers[i : i + 1]
+        assert torch.equal(one_size.query(*query), varied.query(*query))
+        if i == 30:
+            kept = {name: image.clone() for name, image in varied.state().items()}
+            varied = VariedImagePool(4, 3, POOL_A, torch.device("cpu"))
+            varied.load(kept)
+    assert len(varied.images) == 4
 
 
 def run_pool(capacity: int, queries: int, stream: int = POOL_A, seed: int = 3) -> list[int]:

@@ -50,9 +50,19 @@ def test_a_run_leaves_what_interfaces_promise(here, capsys):
 @pytest.mark.parametrize("stop_at", [3, 5, 6])
 def test_resuming_is_the_same_run(here, stop_at):
     """Bit for bit: inside an epoch, at its end, and inside a tick of the metrics."""
-    assert run_on_data("--name", "whole", "--steps", "8") == 0
-    assert run_on_data("--name", "parts", "--steps", str(stop_at)) == 0
-    assert run_on_data("--name", "parts", "--steps", "8") == 0
+    resumed_run_equals_whole_run(here, stop_at)
+
+
+def test_images_that_differ_in_size_are_trained_on_and_resumed(here):
+    make_images(here / "data/trainA/wide", 3, (36, 48))
+    make_images(here / "data/trainB/tall", 3, (52, 40))
+    resumed_run_equals_whole_run(here, 6, "--preprocess", "none")
+
+
+def resumed_run_equals_whole_run(here, stop_at, *words):
+    assert run_on_data("--name", "whole", "--steps", "8", *words) == 0
+    assert run_on_data("--name", "parts", "--steps", str(stop_at), *words) == 0
+    assert run_on_data("--name", "parts", "--steps", "8", *words) == 0
     whole, parts = (here / "checkpoints" / name for name in ("whole", "parts"))
     (weights, tensors, state), (weights2, tensors2, state2) = map(final_state, (whole, parts))
     assert state == state2 and tensors.keys() == tensors2.keys()
@@ -217,8 +227,8 @@ def bad_input(here: Path) -> dict[str, tuple[list[str], str]]:
             "multiples of 4",
         ),
         "too small for D": ([*data, "--crop_size", "20"], "at least 24 pixels"),
-        "sizes differ": (uneven, "--pool_size 3"),
-        "no mixture": ([*uneven, "--pool_size", "0", "--gan_mode", "wgangp"], "--gan_mode wgangp"),
+        "sizes differ": ([*uneven, "--compile"], "--compile: the images have different sizes"),
+        "no mixture": ([*uneven, "--gan_mode", "wgangp"], "--gan_mode wgangp"),
         "too many bad": (["--dataroot", "bad"], "1.png"),
         "outside": ([*data, "--name", "../../x"], "--name '../../x' cannot name a run"),
         "unknown": ([*data, "--n_epoch", "3"], "did you mean --n_epochs?"),

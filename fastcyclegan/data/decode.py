@@ -89,14 +89,16 @@ def _refuse_small(scan: Scan, sizes: list[tuple[int, int]], crop_size: int) -> N
         )
 
 
-def _refuse_bad(root: Path, bad: list[tuple[Path, str]], total: int, max_bad: float) -> None:
-    if len(bad) <= max_bad * total and len(bad) < total:
+def _refuse_bad(scan: Scan, bad: list[tuple[Path, str]], max_bad: float) -> None:
+    total = scan.looked_at
+    if len(bad) <= max_bad * total and (len(bad) < total or scan.rest):
         return
     allowed = "" if len(bad) == total else f" (--max_bad allows a fraction of {max_bad:g})"
     first = "; ".join(f"{printable(path)}: {reason}" for path, reason in bad[:3])
     more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
     raise UserError(
-        f"{len(bad)} of {total} images in {printable(root)} cannot be used{allowed}: {first}{more}"
+        f"{len(bad)} of {total} images in {printable(scan.root)} cannot be used{allowed}: "
+        f"{first}{more}"
     )
 
 
@@ -144,9 +146,8 @@ def _close_gaps(slots: _Slots, good: list[int]) -> _Slots:
 def _decode_all(
     scan: Scan, slots: _Slots, target: _Target, alpha: str, threads: int, max_bad: float
 ) -> tuple[list[int], list[tuple[Path, str]], int]:
-    total = len(scan.files) + len(scan.quarantined)
     bad = list(scan.quarantined)
-    _refuse_bad(scan.root, bad, total, max_bad)
+    _refuse_bad(scan, bad, max_bad)
     good, constant = [], 0
     decode = _decoder(scan, slots, target, alpha)
     results = map_in_threads(decode, range(len(scan.files)), threads)
@@ -154,11 +155,31 @@ def _decode_all(
         for i, result in enumerate(results):
             if isinstance(result, str):
                 bad.append((scan.files[i], result))
-                _refuse_bad(scan.root, bad, total, max_bad)
+                _refuse_bad(scan, bad, max_bad)
             else:
                 good.append(i)
                 constant += result
     return good, bad, constant
+
+
+def _decode_scan(
+    scan: Scan,
+    *,
+    channels: int,
+    target: _Target,
+    window: int,
+    alpha: str,
+    threads: int,
+    max_bad: float,
+) -> ImageSet:
+    """As :func:`decode_domain`, of the files that the scan found and no others."""
+    sizes = [target(*size) for size in scan.sizes]
+    _refuse_small(scan, sizes, window)
+    slots = _allocate(sizes, channels)
+    good, bad, constant = _decode_all(scan, slots, target, alpha, threads, max_bad)
+    notes = scan.notes | ({NOTE_CONSTANT: constant} if constant else {})
+    names = [scan.files[i].relative_to(scan.root).as_posix() for i in good]
+    return _image_set(_close_gaps(slots, good), names, bad, notes)
 
 
 def decode_domain(
@@ -175,7 +196,8 @@ def decode_domain(
 ) -> ImageSet:
     """Decode the images of one domain, resized as :func:`target_size` says, in ``threads`` threads.
 
-    A file that cannot be decoded is quarantined, and the next good one takes its number.
+    A file that cannot be decoded is quarantined, and the next good one takes its place, also one
+    behind those that the scan stopped at.
 
     Args:
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
@@ -188,20 +210,20 @@ def decode_domain(
     """
     check_preprocess(preprocess, load_size, crop_size)
     target = partial(target_size, preprocess=preprocess, load_size=load_size, crop_size=crop_size)
-    sizes = [target(*size) for size in scan.sizes]
-    if preprocess.endswith("crop"):
-        _refuse_small(scan, sizes, crop_size)
-    slots = _allocate(sizes, channels)
-    good, bad, constant = _decode_all(scan, slots, target, alpha, threads, max_bad)
-    notes = scan.notes | ({NOTE_CONSTANT: constant} if constant else {})
-    names = [scan.files[i].relative_to(scan.root).as_posix() for i in good]
-    return _image_set(_close_gaps(slots, good), names, bad, notes).to(device)
+    window = crop_size if preprocess.endswith("crop") else 0
+    common = {"channels": channels, "alpha": alpha, "threads": threads, "max_bad": max_bad}
+    decode = partial(_decode_scan, target=target, window=window, **common)
+    images, wanted = decode(scan), len(scan.files)
+    while len(images) < wanted and scan.rest:
+        scan = scan.further(wanted - len(images), images.quarantined, before=len(images))
+        images = images.followed_by(decode(scan))
+    return images.to(device)
 
 
 def _image_set(
     slots: _Slots, names: list[str], quarantined: list[tuple[Path, str]], notes: dict[str, int]
 ) -> ImageSet:
-    size = torch.tensor(slots.size, dtype=torch.int64)
+    size = torch.tensor(slots.size, dtype=torch.int64).view(-1, 2)
     return ImageSet(
         torch.from_numpy(slots.pixels),
         torch.from_numpy(slots.offset),

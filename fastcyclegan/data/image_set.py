@@ -1,6 +1,7 @@
 """All decoded images of one domain in one flat uint8 buffer."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,18 @@ class ImageSet:
         """Image number ``index`` as a (H, W, C) uint8 view. Waits for the device."""
         start, h, w = (int(t[index]) for t in (self.offset, self.height, self.width))
         return self.pixels[start : start + h * w].view(h, w, self.channels)
+
+    def followed_by(self, other: "ImageSet") -> "ImageSet":
+        """These images and then those of ``other``, whose quarantine holds this one's already."""
+        return ImageSet(
+            torch.cat([self.pixels, other.pixels]),
+            torch.cat([self.offset, other.offset + len(self.pixels)]),
+            torch.cat([self.height, other.height]),
+            torch.cat([self.width, other.width]),
+            self.names + other.names,
+            other.quarantined,
+            dict(Counter(self.notes) + Counter(other.notes)),
+        )
 
     def to(self, device: str | torch.device) -> "ImageSet":
         """The same images on another device; itself if they are there already."""

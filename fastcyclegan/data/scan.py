@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,8 @@ class Scan:
         quarantined: (path, reason) of the others.
         notes: counts of what is worth knowing (hidden files, rotated images, ...).
         sizes: (height, width) of each of ``files`` as its header says, upright.
+        rest: files behind those, which were not looked at as enough had been found.
+        before: usable files of the folder ahead of ``files``, decoded already.
     """
 
     root: Path
@@ -39,6 +42,31 @@ class Scan:
     quarantined: list[tuple[Path, str]] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    rest: list[str] = field(default_factory=list)
+    before: int = 0
+    min_size: int = 8
+
+    @property
+    def looked_at(self) -> int:
+        """Files whose headers were read, those before these included."""
+        return self.before + len(self.files) + len(self.quarantined)
+
+    def further(
+        self, count: int, quarantined: list[tuple[Path, str]], before: int, threads: int = 8
+    ) -> "Scan":
+        """A scan of the next ``count`` usable files behind these, or as many as there are.
+
+        Args:
+            quarantined: what was found unusable so far; the scan goes on with this list.
+            before: usable files so far.
+        """
+        rest = {"rest": self.rest, "before": before, "min_size": self.min_size}
+        scan = Scan(self.root, quarantined=list(quarantined), **rest)
+        notes: Counter = Counter()
+        with pillow_warnings():
+            _read_headers(scan, count, notes, threads)
+        scan.notes = _counted(notes)
+        return scan
 
 
 def map_in_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
@@ -183,28 +211,28 @@ def scan_folder(
     scan = Scan(
         root,
         quarantined=[(Path(e.filename), f"cannot be listed: {e.strerror}") for e in unreadable],
+        rest=paths,
+        min_size=min_size,
     )
     if not paths:
         _require_images(root)
     limit = len(paths) if max_dataset_size is None else int(min(max_dataset_size, len(paths)))
     with pillow_warnings():
-        _read_headers(scan, paths, limit, notes, lambda p: _look(p, min_size), threads)
-    scan.notes = {note: count for note, count in sorted(notes.items()) if count}
+        _read_headers(scan, limit, notes, threads)
+    scan.notes = _counted(notes)
     return scan
 
 
-def _read_headers(
-    scan: Scan,
-    paths: list[str],
-    limit: int,
-    notes: Counter,
-    look: Callable[[str], Header | BadImage],
-    threads: int,
-) -> None:
-    position = 0
-    while len(scan.files) < limit and position < len(paths):
-        some = paths[position : position + limit - len(scan.files)]
-        position += len(some)
+def _counted(notes: Counter) -> dict[str, int]:
+    return {note: count for note, count in sorted(notes.items()) if count}
+
+
+def _read_headers(scan: Scan, limit: int, notes: Counter, threads: int) -> None:
+    """Move files from ``scan.rest`` to where they belong until ``limit`` usable ones are found."""
+    look = partial(_look, min_size=scan.min_size)
+    while len(scan.files) < limit and scan.rest:
+        wanted = limit - len(scan.files)
+        some, scan.rest = scan.rest[:wanted], scan.rest[wanted:]
         with closing(map_in_threads(look, some, threads)) as headers:
             for path, header in zip(some, headers, strict=True):
                 if isinstance(header, BadImage):

@@ -30,7 +30,7 @@ from fastcyclegan.kernels.philox import MIX_A, MIX_B, POOL_A, POOL_B, philox_ref
 from fastcyclegan.models import Network
 from fastcyclegan.steps.losses import NAMES, gan_loss, gradient_penalty, l1_loss
 from fastcyclegan.steps.optimiser import Weights, adam, set_lr
-from fastcyclegan.steps.pool import ImagePool
+from fastcyclegan.steps.pool import ImagePool, VariedImagePool
 
 GENERATORS, DISCRIMINATORS = ("G_A", "G_B"), ("D_A", "D_B")
 Losses = dict[str, torch.Tensor]
@@ -58,7 +58,7 @@ class CycleGAN:
     Args:
         networks: G_A, G_B, D_A, D_B, on the training device.
         settings: the losses' weights and so on.
-        shape_A, shape_B: (C, H, W) of the images of both domains.
+        shape_A, shape_B: (C, H, W) of the images of both domains; H and W are 0 where they vary.
 
     Attributes:
         generator_losses, discriminator_losses: the functions of these names, or compiled ones.
@@ -79,13 +79,10 @@ class CycleGAN:
             "D": adam((self.weights[n] for n in DISCRIMINATORS), settings.lr, settings.beta1),
         }
         device = next(networks["G_A"].parameters()).device
-        common = (settings.dtype, device, settings.seed)
         # a fake of B has the height and width of the A that it was made from
-        fake_A = (shape_A[0], *shape_B[1:])
-        fake_B = (shape_B[0], *shape_A[1:])
         self.pools = {
-            "A": ImagePool(settings.pool_size, fake_A, *common, POOL_A),
-            "B": ImagePool(settings.pool_size, fake_B, *common, POOL_B),
+            "A": _pool(settings, (shape_A[0], *shape_B[1:]), device, POOL_A),
+            "B": _pool(settings, (shape_B[0], *shape_A[1:]), device, POOL_B),
         }
 
     def set_lr(self, lr: float) -> None:
@@ -97,6 +94,14 @@ class CycleGAN:
         """Bring the copies in the compute dtype up to date with the master weights."""
         for name in names:
             self.weights[name].refresh()
+
+
+def _pool(
+    settings: Settings, shape: tuple[int, int, int], device: torch.device, stream: int
+) -> ImagePool | VariedImagePool:
+    if settings.pool_size and 0 in shape:
+        return VariedImagePool(settings.pool_size, settings.seed, stream, device)
+    return ImagePool(settings.pool_size, shape, settings.dtype, device, settings.seed, stream)
 
 
 def fused_step(

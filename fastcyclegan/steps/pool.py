@@ -1,5 +1,7 @@
 """The image pool of one domain, as tensors on the training device."""
 
+from collections.abc import Mapping
+
 import torch
 
 from fastcyclegan.kernels.image_pool import image_pool_ref
@@ -49,6 +51,62 @@ class ImagePool:
         images = images.detach()
         if not len(self.images):
             return images
-        coin, drawn, *_ = philox_ref(self.seed, self.stream, number)
-        slot = randint(drawn, len(self.images))
-        return image_pool_ref(self.images, self.count, images, coin >= 2**31, slot)
+        swap, slot = _draw(self.seed, self.stream, number, len(self.images))
+        return image_pool_ref(self.images, self.count, images, swap, slot)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must hold, by name."""
+        return {"images": self.images, "count": self.count}
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put back what :meth:`state` returned. Raises KeyError, RuntimeError."""
+        self.images.copy_(state["images"])
+        self.count.copy_(state["count"])
+
+
+class VariedImagePool:
+    """As :class:`ImagePool`, with the same draws, for images that differ in size.
+
+    One image is shown at a time, and the host waits for the device to learn the drawn slot.
+
+    Args:
+        capacity: images kept, at least 1.
+        seed, stream: as for :class:`ImagePool`.
+        device: of the images.
+    """
+
+    def __init__(self, capacity: int, seed: int, stream: int, device: torch.device) -> None:
+        self.capacity, self.seed, self.stream, self.device = capacity, seed, stream, device
+        self.images: list[torch.Tensor] = []
+
+    def query(self, images: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        """What the discriminator is shown for ``images``, (1, C, H, W): that, or an older one."""
+        new = images.detach().clone()
+        if len(self.images) < self.capacity:
+            self.images.append(new)
+            return new
+        swap, slot = (int(x) for x in _draw(self.seed, self.stream, number, self.capacity))
+        if not swap:
+            return new
+        old, self.images[slot] = self.images[slot], new
+        return old
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must hold, by name: ``images/0`` and so on."""
+        return {f"images/{slot}": image for slot, image in enumerate(self.images)}
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put back what :meth:`state` returned."""
+        slots = range(len(state))
+        self.images = [
+            state[f"images/{slot}"].to(self.device).contiguous(memory_format=torch.channels_last)
+            for slot in slots
+        ]
+
+
+def _draw(
+    seed: int, stream: int, number: torch.Tensor, capacity: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether each image is swapped, (N,) bool, and its slot, (N,) int64."""
+    coin, drawn, *_ = philox_ref(seed, stream, number)
+    return coin >= 2**31, randint(drawn, capacity)

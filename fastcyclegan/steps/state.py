@@ -19,8 +19,7 @@ def train_state(model: CycleGAN) -> dict[str, torch.Tensor]:
         for moment, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{name}/{moment}"] = value
     for domain, pool in model.pools.items():
-        tensors[f"pool_{domain}/images"] = pool.images
-        tensors[f"pool_{domain}/count"] = pool.count
+        tensors |= {f"pool_{domain}/{name}": tensor for name, tensor in pool.state().items()}
     if model.networks["G_A"].arch.get("dropout"):
         tensors["random/cpu"] = torch.get_rng_state()
         if _device(model).type == "cuda":
@@ -43,8 +42,8 @@ def load_train_state(model: CycleGAN, tensors: dict[str, torch.Tensor]) -> None:
         state["step"] = tensors[f"{name}/step"].to(parameter.device)
         optimiser.state[parameter] = state
     for domain, pool in model.pools.items():
-        pool.images.copy_(tensors[f"pool_{domain}/images"])
-        pool.count.copy_(tensors[f"pool_{domain}/count"])
+        own = f"pool_{domain}/"
+        pool.load({k.removeprefix(own): t for k, t in tensors.items() if k.startswith(own)})
     if "random/cpu" in tensors:
         torch.set_rng_state(tensors["random/cpu"].cpu())
     if "random/cuda" in tensors and _device(model).type == "cuda":
@@ -61,4 +60,4 @@ def _parameters(model: CycleGAN):
 
 
 def _device(model: CycleGAN) -> torch.device:
-    return model.pools["A"].count.device
+    return next(model.networks["G_A"].parameters()).device
