@@ -1,7 +1,7 @@
 """What a training writes: losses at ticks, previews, checkpoints; and the clock of its speed."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import ceil, isfinite, nan
 from typing import Any
 
@@ -9,18 +9,14 @@ import torch
 
 from fastcyclegan.command import NOT_FINITE, Stop
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.data.training_set import WATCHED_IMAGES, Watched
 from fastcyclegan.errors import UserError
 from fastcyclegan.runs.checkpoint import save_checkpoint
-from fastcyclegan.runs.evaluation import preview_rows, psnr
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import MetricsLog
-from fastcyclegan.runs.previews import save_preview
 from fastcyclegan.runs.progress import Progress
-from fastcyclegan.steps.cyclegan import CycleGAN
-from fastcyclegan.steps.losses import NAMES
 from fastcyclegan.steps.schedule import Plateau, Schedule
 from fastcyclegan.steps.state import train_state
+from fastcyclegan.systems import System
 
 # A preview of photographs takes megabytes: a run writes about this many at most.
 PREVIEWS = 100
@@ -30,6 +26,7 @@ class Recorder:
     """Accumulates losses on the device and writes what is due after each step.
 
     Attributes:
+        scores: what the last preview measured, by name.
         unsaved: why the last checkpoint could not be saved, or None.
         progress: what the terminal shows, from :meth:`start` on.
     """
@@ -40,16 +37,14 @@ class Recorder:
         self,
         config: TrainConfig,
         folder: RunFolder,
-        model: CycleGAN,
+        system: System,
         schedule: Schedule,
-        watched: Watched,
         plateau: Plateau | None,
     ) -> None:
-        self.config, self.folder, self.model = config, folder, model
-        self.schedule, self.watched, self.plateau = schedule, watched, plateau
+        self.config, self.folder, self.system = config, folder, system
+        self.model, self.schedule, self.plateau = system.model, schedule, plateau
         self.metrics = MetricsLog(folder.metrics)
-        self.device = next(model.networks["G_A"].parameters()).device
-        self.sums = torch.zeros(len(NAMES), device=self.device)
+        self.sums = torch.zeros(len(system.LOSSES), device=system.device)
         self.summed = 0
         self.unsaved: str | None = None
         self.scores: dict[str, float] = {}
@@ -83,7 +78,7 @@ class Recorder:
 
         Args:
             done: steps made, this one included.
-            losses: (8,) in the order of NAMES, on the device.
+            losses: in the order of the system's LOSSES, on the device.
             lr: the learning rate of the step.
 
         Raises:
@@ -124,7 +119,7 @@ class Recorder:
         continued later writes the same rows as one that never ended there.
         """
         values = (self.sums / self.summed).tolist()
-        losses = dict(zip(NAMES, values, strict=True))
+        losses = dict(zip(self.system.LOSSES, values, strict=True))
         if full:
             self.sums.zero_()
             self.summed = 0
@@ -147,20 +142,14 @@ class Recorder:
 
     def _preview(self, done: int) -> None:
         started = time.perf_counter()
-        nets, watched = self.model.networks, self.watched
-        real = watched.real_A.to(self.device), watched.real_B.to(self.device)
-        rows = preview_rows(nets["G_A"], nets["G_B"], *real)
+        shown = self.system.show()
         try:
-            shown = {label: x[:WATCHED_IMAGES] for label, x in rows.items()}
-            save_preview(self.folder.preview(done), shown)
+            self.system.draw(self.folder.preview(done), shown.rows)
         except (OSError, UserError) as problem:
             self.progress.say(f"warning: no preview of step {done}: {problem}")
-        if watched.truth_A is not None and watched.truth_B is not None:
-            self.scores = {
-                "psnr_B": psnr(rows["fake_B"], watched.truth_B),
-                "psnr_A": psnr(rows["fake_A"], watched.truth_A),
-            }
-            self.record("eval", done, **self.scores, **watched.baselines)
+        if shown.scores:
+            self.scores = shown.scores
+            self.record("eval", done, **shown.scores)
         self._not_training(started)
 
     def save(self, done: int) -> None:
@@ -195,13 +184,3 @@ class Recorder:
         """Leave the time since ``started`` out of the speed."""
         since, then = self._mark
         self._mark = (since, then + time.perf_counter() - started)
-
-    def comparison(self) -> Iterator[str]:
-        """Lines that set the last scores beside what needs no network, where truth is known."""
-        baselines = self.watched.baselines
-        for domain, arrow in (("B", "A -> B"), ("A", "B -> A")) if self.scores else ():
-            yield (
-                f"{arrow}: held-out PSNR {self.scores[f'psnr_{domain}']:.1f} dB; untranslated "
-                f"{baselines[f'input_psnr_{domain}']:.1f} dB, best affine colour map "
-                f"{baselines[f'affine_psnr_{domain}']:.1f} dB"
-            )

@@ -3,15 +3,13 @@
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from fastcyclegan.command import DONE, NOT_SAVED, Stop
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.data.training_set import TrainingSet, load_training_set, make_sampler
-from fastcyclegan.device import Precision, resolve_precision
+from fastcyclegan.device import resolve_precision
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
 from fastcyclegan.recorder import Recorder
@@ -20,12 +18,10 @@ from fastcyclegan.runs.folder import RunFolder, open_run
 from fastcyclegan.runs.identity import digest_of, identity, machine
 from fastcyclegan.runs.progress import Progress
 from fastcyclegan.runs.signals import StopRequest
-from fastcyclegan.steps.assembly import check_image_sizes, make_networks, make_settings
 from fastcyclegan.steps.compilation import compile_model, missing_compiler
-from fastcyclegan.steps.cyclegan import STEPS, CycleGAN
-from fastcyclegan.steps.losses import NAMES
 from fastcyclegan.steps.schedule import Plateau, Schedule
 from fastcyclegan.steps.state import load_train_state
+from fastcyclegan.systems import System, make_system
 from fastcyclegan.version import __version__
 
 SIGNAL_EXIT = 128
@@ -44,37 +40,14 @@ def train(config: TrainConfig, device: torch.device, console: Console) -> int:
         )
     precision = resolve_precision(config.precision, device)
     torch.use_deterministic_algorithms(config.deterministic)
-    images = load_training_set(config, partial(console.print, soft_wrap=True))
-    check_image_sizes(config, images.set_A, images.set_B)
-    sampler = make_sampler(config, images, device, precision.dtype)
-    size_A, size_B = sampler.sizes
-    _check_sizes(config, size_A, size_B)
-    options = identity(config, images.digest, precision.name)
+    system = make_system(config, device, precision, partial(console.print, soft_wrap=True))
+    options = identity(config, system.images.digest, precision.name)
     folder = open_run(
         Path(config.checkpoints_dir), config.name, digest_of(options), config.resume, options
     )
-    networks = make_networks(config, device)
-    settings = make_settings(config, precision)
-    shapes = ((config.input_nc, *(size_A or (0, 0))), (config.output_nc, *(size_B or (0, 0))))
-    model = CycleGAN(networks, settings, *shapes)
-    schedule = Schedule.of(config, sampler.epoch_length)
+    schedule = Schedule.of(config, system.sampler.epoch_length)
     with folder.locked():
-        run = Run(config, device, precision, folder, model, schedule, images, console)
-        return run.loop(sampler)
-
-
-def _check_sizes(config: TrainConfig, *sizes: tuple[int, int] | None) -> None:
-    """Raise UserError if the images' sizes, None where they differ, do not go with an option."""
-    if None in sizes and config.compile:
-        raise UserError(
-            f"--compile: the images have different sizes after --preprocess {config.preprocess}; "
-            "use one that ends in crop, or leave --compile out"
-        )
-    if config.gan_mode == "wgangp" and (None in sizes or len(set(sizes)) > 1):
-        raise UserError(
-            "--gan_mode wgangp mixes real and generated images, whose sizes differ after "
-            f"--preprocess {config.preprocess}; use one that ends in crop"
-        )
+        return Run(config, folder, system, schedule, console).loop()
 
 
 class Run:
@@ -83,23 +56,19 @@ class Run:
     def __init__(
         self,
         config: TrainConfig,
-        device: torch.device,
-        precision: Precision,
         folder: RunFolder,
-        model: CycleGAN,
+        system: System,
         schedule: Schedule,
-        images: TrainingSet,
         console: Console,
     ) -> None:
-        self.config, self.device, self.precision = config, device, precision
-        self.folder, self.model, self.schedule = folder, model, schedule
-        self.images, self.console = images, console
-        self.say = partial(console.print, soft_wrap=True)
+        self.config, self.folder, self.system = config, folder, system
+        self.device, self.model, self.schedule = system.device, system.model, schedule
+        self.console, self.say = console, partial(console.print, soft_wrap=True)
         self.total = schedule.total_steps
         self.plateau = Plateau(config.lr) if config.lr_policy == "plateau" else None
-        self.recorder = Recorder(config, folder, model, schedule, images.watched, self.plateau)
+        self.recorder = Recorder(config, folder, system, schedule, self.plateau)
 
-    def loop(self, sampler: Any) -> int:
+    def loop(self) -> int:
         """Every step from the last checkpoint to the end; returns the exit code.
 
         Raises:
@@ -110,7 +79,8 @@ class Run:
             return self._is_finished(first)
         self._begin(first)
         self._compile()
-        step_function, recorder = STEPS[self.config.impl], self.recorder
+        step_function, sampler = self.system.STEPS[self.config.impl], self.system.sampler
+        recorder = self.recorder
         number = torch.arange(self.config.batch_size, device=self.device)
         number += first * self.config.batch_size
         with StopRequest() as stop, Progress(self.total, first, self.console) as progress:
@@ -118,8 +88,7 @@ class Run:
             for step in range(first, self.total):
                 lr = self._learning_rate(step)
                 self.model.set_lr(lr)
-                real_A, real_B = sampler.batch(step)
-                losses = step_function(self.model, real_A, real_B, number)
+                losses = step_function(self.model, *sampler.batch(step), number)
                 number += self.config.batch_size
                 self._follow(step, losses)
                 recorder.after_step(step + 1, losses, lr)
@@ -136,7 +105,7 @@ class Run:
     def _follow(self, step: int, losses: torch.Tensor) -> None:
         """Tell the plateau policy, if it is chosen, the losses of ``step``."""
         if self.plateau:
-            self.plateau.add(losses[NAMES.index("cycle_A")] + losses[NAMES.index("cycle_B")])
+            self.plateau.add(self.system.plateau_metric(losses))
             if self.schedule.ends_epoch(step):
                 self.plateau.end_epoch()
 
@@ -174,27 +143,24 @@ class Run:
         settled = {"train": asdict(config), "version": __version__, "machine": machine(self.device)}
         try:
             folder.update_config(finished=False, **settled)
-            folder.write_quarantine(self.images.quarantined)
+            folder.write_quarantine(self.system.images.quarantined)
             self.recorder.rewind(first)
         except OSError as problem:
             raise UserError(f"{folder.root}: cannot be written ({problem.strerror})") from None
         if first:
             self.say(f"continuing run {printable(folder.root)} at step {first}")
-        elif self.images.quarantined:
-            count = len(self.images.quarantined)
+        elif self.system.images.quarantined:
+            count = len(self.system.images.quarantined)
             self.recorder.record("event", 0, event="quarantine", files=count)
         self.say(
-            f"{config.netG} ngf {config.ngf}, {self.precision.name} on {self.device}, "
+            f"{self.system.title}, {self.system.precision.name} on {self.device}, "
             f"{self.total} steps of batch {config.batch_size}; run folder {printable(folder.root)}"
         )
 
     def _compile(self) -> None:
         config = self.config
-        if config.gan_mode == "wgangp":
-            self.say(
-                "--gan_mode wgangp: the discriminators run uncompiled, on the reference path, as "
-                "the gradient penalty differentiates them twice"
-            )
+        for line in self.system.compile_notes():
+            self.say(line)
         if not config.compile:
             return
         lack = missing_compiler(self.device)
@@ -202,10 +168,9 @@ class Run:
             self.say(f"--compile: {lack}; running eager instead")
             return
         compile_model(self.model, config.compile_scope)
-        what = "generators" if config.gan_mode == "wgangp" else "generators and discriminators"
         parts = {"block": "block by block: about a minute", "step": "as a whole: some minutes"}
         self.say(
-            f"compiling both {what} with torch.compile, {parts[config.compile_scope]} the first "
+            f"compiling the networks with torch.compile, {parts[config.compile_scope]} the first "
             "time, seconds when cached"
         )
 
@@ -231,12 +196,9 @@ class Run:
             self.folder.update_config(finished=True)
         except OSError as problem:
             raise Stop(NOT_SAVED, f"{self.folder.config}: {problem.strerror}") from None
-        for line in self.recorder.comparison():
+        for line in self.system.comparison(self.recorder.scores):
             self.say(line)
         root = printable(self.folder.root)
         self.say(f"done: weights in {root}/weights, previews in {root}/previews")
-        self.say(
-            f"translate with: python -m fastcyclegan.translate --weights {root} --input IMAGES "
-            "--output FOLDER"
-        )
+        self.say(self.system.advice(root))
         return DONE

@@ -19,7 +19,7 @@ DISTRIBUTION_OF = {"PIL": "pillow"}
 
 # A module may import from floors with a higher number, and from its own unit.
 FLOORS = {name: 0 for name in COMMANDS} | {"training": 1, "recorder": 2, "command": 3}
-FLOORS |= {"runs": 4, "steps": 4, "models": 5, "data": 5, "device": 5, "kernels": 6}
+FLOORS |= {"systems": 3, "runs": 4, "steps": 4, "models": 5, "data": 5, "device": 5, "kernels": 6}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
 FREE = ("errors", "options", "config", "jz_options", "files", "version")

@@ -139,7 +139,7 @@ def test_what_training_uses_is_checked_before_images_are_read(here, monkeypatch,
     def never(*arguments):
         raise AssertionError("images were read first")
 
-    monkeypatch.setattr(training, "load_training_set", never)
+    monkeypatch.setattr(training, "make_system", never)
     (here / "afile").write_text("x")
     for words, said in (
         (["--name", "../x"], "cannot name a run"),

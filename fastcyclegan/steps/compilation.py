@@ -11,32 +11,27 @@ from importlib.util import find_spec
 import torch
 
 from fastcyclegan.models import Network
-from fastcyclegan.steps.cyclegan import DISCRIMINATORS, CycleGAN
+from fastcyclegan.steps.model import Model
 
 SCOPES = ("block", "step")
 
 
-def compile_model(model: CycleGAN, scope: str) -> None:
+def compile_model(model: Model, scope: str) -> None:
     """Compile what ``fused_step`` computes with; it happens when a part is first called.
 
     Args:
-        model: changed in place.
+        model: changed in place; what it names in ``uncompiled`` stays as it is.
         scope: ``block`` compiles each kind of piece of the networks once, ``step`` the losses of
             each phase as a whole: faster steps for a longer compilation.
-
-    With gan_mode wgangp the discriminators stay as they are: compiled code has no second
-    derivative.
     """
-    penalty = model.settings.gan_mode == "wgangp"
     if scope == "step":
         # dynamic shapes fail in Inductor 2.13 (TypeError in get_fill_order)
-        whole = {"fullgraph": True, "dynamic": False}
-        model.generator_losses = torch.compile(model.generator_losses, **whole)
-        if not penalty:
-            model.discriminator_losses = torch.compile(model.discriminator_losses, **whole)
+        for phase in (name for name in model.PHASES if name not in model.uncompiled):
+            whole = torch.compile(getattr(model, phase), fullgraph=True, dynamic=False)
+            setattr(model, phase, whole)
         return
-    kept = DISCRIMINATORS if penalty else ()
-    compile_networks(net for name, net in model.networks.items() if name not in kept)
+    trained = (name for name in model.weights if name not in model.uncompiled)
+    compile_networks(model.networks[name] for name in trained)
 
 
 def compile_networks(networks: Iterable[Network]) -> None:

@@ -23,13 +23,15 @@ torch's generator, so that with it the two are different draws of the same step.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 
 from fastcyclegan.kernels.philox import MIX_A, MIX_B, POOL_A, POOL_B, philox_ref, uniform
 from fastcyclegan.models import Network
 from fastcyclegan.steps.losses import NAMES, gan_loss, gradient_penalty, l1_loss
-from fastcyclegan.steps.optimiser import Weights, adam, set_lr
+from fastcyclegan.steps.model import Model
+from fastcyclegan.steps.model import gradients as gradients_of
 from fastcyclegan.steps.pool import ImagePool, VariedImagePool
 
 GENERATORS, DISCRIMINATORS = ("G_A", "G_B"), ("D_A", "D_B")
@@ -52,7 +54,7 @@ class Settings:
     dtype: torch.dtype = torch.float32
 
 
-class CycleGAN:
+class CycleGAN(Model):
     """Everything that a step reads and changes.
 
     Args:
@@ -64,6 +66,9 @@ class CycleGAN:
         generator_losses, discriminator_losses: the functions of these names, or compiled ones.
     """
 
+    OWNERS: ClassVar[Mapping[str, tuple[str, ...]]] = {"G": GENERATORS, "D": DISCRIMINATORS}
+    PHASES: ClassVar[tuple[str, ...]] = ("generator_losses", "discriminator_losses")
+
     def __init__(
         self,
         networks: dict[str, Network],
@@ -71,29 +76,34 @@ class CycleGAN:
         shape_A: tuple[int, int, int],
         shape_B: tuple[int, int, int],
     ) -> None:
-        self.networks, self.settings = networks, settings
+        super().__init__(networks, settings.lr, settings.beta1, settings.dtype)
+        self.settings = settings
         self.generator_losses, self.discriminator_losses = generator_losses, discriminator_losses
-        self.weights = {name: Weights(net, settings.dtype) for name, net in networks.items()}
-        self.optimisers = {
-            "G": adam((self.weights[n] for n in GENERATORS), settings.lr, settings.beta1),
-            "D": adam((self.weights[n] for n in DISCRIMINATORS), settings.lr, settings.beta1),
-        }
-        device = next(networks["G_A"].parameters()).device
         # a fake of B has the height and width of the A that it was made from
         self.pools = {
-            "A": _pool(settings, (shape_A[0], *shape_B[1:]), device, POOL_A),
-            "B": _pool(settings, (shape_B[0], *shape_A[1:]), device, POOL_B),
+            "A": _pool(settings, (shape_A[0], *shape_B[1:]), self.device, POOL_A),
+            "B": _pool(settings, (shape_B[0], *shape_A[1:]), self.device, POOL_B),
         }
 
-    def set_lr(self, lr: float) -> None:
-        """The learning rate of both optimisers from the next step on."""
-        for optimiser in self.optimisers.values():
-            set_lr(optimiser, lr)
+    @property
+    def uncompiled(self) -> frozenset[str]:
+        """With wgangp the discriminators: compiled code has no second derivative."""
+        penalty = self.settings.gan_mode == "wgangp"
+        return frozenset((*DISCRIMINATORS, "discriminator_losses") if penalty else ())
 
-    def refresh_weights(self, names: Sequence[str] = GENERATORS + DISCRIMINATORS) -> None:
-        """Bring the copies in the compute dtype up to date with the master weights."""
-        for name in names:
-            self.weights[name].refresh()
+    def memory(self) -> dict[str, torch.Tensor]:
+        """Both image pools."""
+        return {
+            f"pool_{domain}/{name}": tensor
+            for domain, pool in self.pools.items()
+            for name, tensor in pool.state().items()
+        }
+
+    def load_memory(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put back what :meth:`memory` returned."""
+        for domain, pool in self.pools.items():
+            own = f"pool_{domain}/"
+            pool.load({k.removeprefix(own): x for k, x in tensors.items() if k.startswith(own)})
 
 
 def _pool(
@@ -118,10 +128,10 @@ def fused_step(
         (8,) losses in the order of ``losses.NAMES``, on the device; an unused idt is 0.
     """
     losses, fakes, gradients = generator_phase(model, real_A, real_B)
-    _update(model, "G", GENERATORS, gradients)
+    model.update("G", gradients)
     pooled = {domain: model.pools[domain].query(fakes[domain], number) for domain in "AB"}
     d_losses, gradients = discriminator_phase(model, real_A, real_B, pooled, number)
-    _update(model, "D", DISCRIMINATORS, gradients)
+    model.update("D", gradients)
     return _as_row(losses | d_losses, real_A)
 
 
@@ -135,7 +145,7 @@ def generator_phase(
     weights = {name: model.weights[name].copies for name in GENERATORS}
     weights |= {name: model.weights[name].detached() for name in DISCRIMINATORS}
     losses, fake_A, fake_B = model.generator_losses(model, weights, real_A, real_B)
-    gradients = _gradients(losses, [weights[name] for name in GENERATORS])
+    gradients = gradients_of(sum(losses.values()), [weights[name] for name in GENERATORS])
     return losses, {"A": fake_A.detach(), "B": fake_B.detach()}, gradients
 
 
@@ -177,7 +187,8 @@ def discriminator_phase(
             judge = partial(model.networks[name].compute, weights=weights[name])
             penalty = _penalty(model, name, judge, real, pooled[domain], number)
             losses = losses | {name: losses[name] + penalty}
-    return losses, _gradients(losses, [weights[name] for name in DISCRIMINATORS])
+    judges = [weights[name] for name in DISCRIMINATORS]
+    return losses, gradients_of(sum(losses.values()), judges)
 
 
 def discriminator_losses(
@@ -193,15 +204,6 @@ def discriminator_losses(
         on_real, on_fake = _apply(model.networks[name], weights[name], real, fake)
         losses[name] = 0.5 * (gan_loss(on_real, True, mode) + gan_loss(on_fake, False, mode))
     return losses
-
-
-def _gradients(
-    losses: Losses, weights: Sequence[Sequence[torch.Tensor]]
-) -> list[list[torch.Tensor]]:
-    """Gradients of the sum of ``losses``, grouped as ``weights`` are."""
-    flat = torch.autograd.grad(sum(losses.values()), [w for group in weights for w in group])
-    remaining = iter(flat)
-    return [[next(remaining) for _ in group] for group in weights]
 
 
 def reference_step(
@@ -288,15 +290,6 @@ def _penalty(
     stream = {"D_A": MIX_B, "D_B": MIX_A}[name]
     share = uniform(philox_ref(model.settings.seed, stream, number)[0])
     return gradient_penalty(judge, real, pooled, share)
-
-
-def _update(
-    model: CycleGAN, which: str, names: Sequence[str], gradients: list[list[torch.Tensor]]
-) -> None:
-    for name, of_network in zip(names, gradients, strict=True):
-        model.weights[name].set_gradients(of_network)
-    model.optimisers[which].step()
-    model.refresh_weights(names)
 
 
 def _require_gradients(model: CycleGAN, names: Sequence[str], flag: bool) -> None:

@@ -1,16 +1,16 @@
 """What a training run must remember besides its networks, as tensors by name."""
 
+from collections.abc import Iterator
+
 import torch
 
-from fastcyclegan.models import Network
-from fastcyclegan.steps.cyclegan import CycleGAN
+from fastcyclegan.steps.model import Model
 
-_OWNERS = {"G": ("G_A", "G_B"), "D": ("D_A", "D_B")}
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def train_state(model: CycleGAN) -> dict[str, torch.Tensor]:
-    """Adam's moments by parameter name, both image pools, and torch's generators under dropout.
+def train_state(model: Model) -> dict[str, torch.Tensor]:
+    """Adam's moments by parameter name, the model's memory, and torch's generators under dropout.
 
     Names are ``G_A/model.1.weight/exp_avg``, ``pool_A/images`` and ``random/cpu``.
     """
@@ -18,17 +18,16 @@ def train_state(model: CycleGAN) -> dict[str, torch.Tensor]:
     for name, parameter, optimiser in _parameters(model):
         for moment, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{name}/{moment}"] = value
-    for domain, pool in model.pools.items():
-        tensors |= {f"pool_{domain}/{name}": tensor for name, tensor in pool.state().items()}
-    if model.networks["G_A"].arch.get("dropout"):
+    tensors |= model.memory()
+    if any(net.arch.get("dropout") for net in model.networks.values()):
         tensors["random/cpu"] = torch.get_rng_state()
-        if _device(model).type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(_device(model))
+        if model.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(model.device)
     return tensors
 
 
 @torch.no_grad()
-def load_train_state(model: CycleGAN, tensors: dict[str, torch.Tensor]) -> None:
+def load_train_state(model: Model, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what :func:`train_state` returned, into tensors laid out as the parameters are.
 
     Raises:
@@ -41,23 +40,18 @@ def load_train_state(model: CycleGAN, tensors: dict[str, torch.Tensor]) -> None:
         state = {m: torch.empty_like(parameter).copy_(tensors[f"{name}/{m}"]) for m in _MOMENTS[:2]}
         state["step"] = tensors[f"{name}/step"].to(parameter.device)
         optimiser.state[parameter] = state
-    for domain, pool in model.pools.items():
-        own = f"pool_{domain}/"
-        pool.load({k.removeprefix(own): t for k, t in tensors.items() if k.startswith(own)})
+    model.load_memory(tensors)
     if "random/cpu" in tensors:
         torch.set_rng_state(tensors["random/cpu"].cpu())
-    if "random/cuda" in tensors and _device(model).type == "cuda":
-        torch.cuda.set_rng_state(tensors["random/cuda"].cpu(), _device(model))
+    if "random/cuda" in tensors and model.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random/cuda"].cpu(), model.device)
     model.refresh_weights()
 
 
-def _parameters(model: CycleGAN):
-    for which, names in _OWNERS.items():
+def _parameters(
+    model: Model,
+) -> Iterator[tuple[str, torch.nn.Parameter, torch.optim.Optimizer]]:
+    for which, names in model.OWNERS.items():
         for owner in names:
-            net: Network = model.networks[owner]
-            for key, parameter in net.live_parameters():
+            for key, parameter in model.networks[owner].live_parameters():
                 yield f"{owner}/{key}", parameter, model.optimisers[which]
-
-
-def _device(model: CycleGAN) -> torch.device:
-    return next(model.networks["G_A"].parameters()).device

@@ -1,0 +1,86 @@
+"""What the networks of any system have in common while they are trained."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+
+from fastcyclegan.models import Network
+from fastcyclegan.steps.optimiser import Weights, adam, set_lr
+
+
+class Model:
+    """Everything that the steps of a system read and change.
+
+    Args:
+        networks: by name, on the training device.
+        lr, beta1: of every optimiser.
+        dtype: that the steps compute in.
+
+    Attributes:
+        OWNERS: the networks that each optimiser moves, by its name.
+        PHASES: the names of the attributes that hold the functions of a step's phases, which may be
+            replaced by compiled ones.
+        weights: of each network that is trained.
+        optimisers: by name.
+    """
+
+    OWNERS: ClassVar[Mapping[str, tuple[str, ...]]]
+    PHASES: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self, networks: dict[str, Network], lr: float, beta1: float, dtype: torch.dtype
+    ) -> None:
+        self.networks = networks
+        trained = [name for names in self.OWNERS.values() for name in names]
+        self.weights = {name: Weights(networks[name], dtype) for name in trained}
+        self.optimisers = {
+            which: adam((self.weights[name] for name in names), lr, beta1)
+            for which, names in self.OWNERS.items()
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(next(iter(self.networks.values())).parameters()).device
+
+    @property
+    def uncompiled(self) -> frozenset[str]:
+        """Names of networks and phases that torch.compile must leave alone."""
+        return frozenset()
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of all optimisers from the next step on."""
+        for optimiser in self.optimisers.values():
+            set_lr(optimiser, lr)
+
+    def refresh_weights(self, names: Iterable[str] | None = None) -> None:
+        """Bring the copies in the compute dtype up to date with the master weights."""
+        for name in self.weights if names is None else names:
+            self.weights[name].refresh()
+
+    def update(self, which: str, gradients: Sequence[Sequence[torch.Tensor]]) -> None:
+        """One step of the optimiser ``which``; ``gradients`` of each of its networks."""
+        names = self.OWNERS[which]
+        for name, of_network in zip(names, gradients, strict=True):
+            self.weights[name].set_gradients(of_network)
+        self.optimisers[which].step()
+        self.refresh_weights(names)
+
+    def memory(self) -> dict[str, torch.Tensor]:
+        """What a resumed training needs besides weights and moments, by name."""
+        return {}
+
+    def load_memory(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put back what :meth:`memory` returned; ``tensors`` holds other names as well."""
+        for name, value in self.memory().items():
+            value.copy_(tensors[name])
+
+
+def gradients(
+    loss: torch.Tensor, weights: Sequence[Sequence[torch.Tensor]]
+) -> list[list[torch.Tensor]]:
+    """Gradients of ``loss``, grouped as ``weights`` are."""
+    flat = torch.autograd.grad(loss, [w for group in weights for w in group])
+    remaining = iter(flat)
+    return [[next(remaining) for _ in group] for group in weights]

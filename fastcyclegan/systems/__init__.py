@@ -1,0 +1,26 @@
+"""What can be trained: each system with its data, networks, step and pictures, behind one face."""
+
+from collections.abc import Callable
+
+import torch
+
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.device import Precision
+from fastcyclegan.systems.base import System
+from fastcyclegan.systems.cyclegan import CycleGANSystem
+
+# By the name that --model has for it.
+SYSTEMS: dict[str, type[System]] = {"cycle_gan": CycleGANSystem}
+
+__all__ = ["SYSTEMS", "System", "make_system"]
+
+
+def make_system(
+    config: TrainConfig, device: torch.device, precision: Precision, say: Callable[[str], None]
+) -> System:
+    """The system that ``--model`` names, with its images decoded and its networks made.
+
+    Raises:
+        UserError: images, weights or options that it cannot use.
+    """
+    return SYSTEMS[config.model](config, device, precision, say)

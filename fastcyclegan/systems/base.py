@@ -1,0 +1,99 @@
+"""The face that a system shows to the training loop, the recorder and the checkpoints."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.device import Precision
+from fastcyclegan.runs.previews import save_preview
+from fastcyclegan.steps.model import Model
+
+Step = Callable[..., torch.Tensor]
+
+
+class Images(Protocol):
+    """Everything that was decoded for a training."""
+
+    @property
+    def digest(self) -> str:
+        """Of names, sizes and pixels, in hexadecimal."""
+
+    @property
+    def quarantined(self) -> list[tuple[Path, str]]:
+        """Files passed over, with the reason."""
+
+
+class Sampler(Protocol):
+    """The stream of training batches."""
+
+    @property
+    def epoch_length(self) -> int:
+        """Images per epoch."""
+
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
+        """The images of ``step``, a function of seed and step alone, as the step takes them."""
+
+
+class Shown(NamedTuple):
+    """What fixed inputs show of a training.
+
+    Attributes:
+        rows: (N, C, H, W) in [-1, 1] on the CPU by label, as ``save_preview`` takes them.
+        scores: what was measured on them, by name, for an ``eval`` row of the metrics.
+    """
+
+    rows: dict[str, torch.Tensor]
+    scores: dict[str, float]
+
+
+class System(ABC):
+    """One kind of training.
+
+    Attributes:
+        LOSSES: names of what a step returns, in its order.
+        STEPS: the step functions by ``--impl``, each called with the model, the images of a batch
+            and their running numbers, (N,) int64; it returns (len(LOSSES),) without a host sync.
+        images, sampler, model: what it trains on, the batches of that, and what it trains.
+    """
+
+    LOSSES: ClassVar[tuple[str, ...]]
+    STEPS: ClassVar[Mapping[str, Step]]
+    images: Images
+    sampler: Sampler
+    model: Model
+
+    def __init__(self, config: TrainConfig, device: torch.device, precision: Precision) -> None:
+        self.config, self.device, self.precision = config, device, precision
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What is trained, in a few words."""
+
+    @abstractmethod
+    def show(self) -> Shown:
+        """What the networks make of fixed inputs now."""
+
+    def draw(self, path: Path, rows: Mapping[str, torch.Tensor]) -> None:
+        """Write the preview picture of ``rows``. Raises UserError, OSError."""
+        save_preview(path, rows)
+
+    def plateau_metric(self, losses: torch.Tensor) -> torch.Tensor:
+        """What ``--lr_policy plateau`` follows, 0-D, from what a step returned."""
+        return losses.sum()
+
+    def compile_notes(self) -> Iterator[str]:
+        """What ``--compile`` will not compile, in one line each."""
+        yield from ()
+
+    def comparison(self, scores: Mapping[str, Any]) -> Iterator[str]:
+        """Lines that set the last ``scores`` beside what needs no network."""
+        yield from ()
+
+    @abstractmethod
+    def advice(self, root: str) -> str:
+        """What to do with the weights of the run folder ``root``, in one line."""

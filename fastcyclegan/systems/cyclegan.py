@@ -1,0 +1,100 @@
+"""CycleGAN: two domains, four networks, eight losses."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.training_set import WATCHED_IMAGES, load_training_set, make_sampler
+from fastcyclegan.device import Precision
+from fastcyclegan.errors import UserError
+from fastcyclegan.runs.evaluation import preview_rows, psnr
+from fastcyclegan.steps.assembly import check_image_sizes, make_networks, make_settings
+from fastcyclegan.steps.cyclegan import STEPS, CycleGAN
+from fastcyclegan.steps.losses import NAMES
+from fastcyclegan.systems.base import Shown, Step, System
+
+
+class CycleGANSystem(System):
+    """Unpaired translation; see :mod:`fastcyclegan.steps.cyclegan`."""
+
+    LOSSES: ClassVar[tuple[str, ...]] = NAMES
+    STEPS: ClassVar[Mapping[str, Step]] = STEPS
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        precision: Precision,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__(config, device, precision)
+        self.images = load_training_set(config, say)
+        check_image_sizes(config, self.images.set_A, self.images.set_B)
+        self.sampler = make_sampler(config, self.images, device, precision.dtype)
+        size_A, size_B = self.sampler.sizes
+        _check_sizes(config, size_A, size_B)
+        shapes = (config.input_nc, *(size_A or (0, 0))), (config.output_nc, *(size_B or (0, 0)))
+        networks = make_networks(config, device)
+        self.model = CycleGAN(networks, make_settings(config, precision), *shapes)
+
+    @property
+    def title(self) -> str:
+        """The generator, and its width."""
+        return f"{self.config.netG} ngf {self.config.ngf}"
+
+    def plateau_metric(self, losses: torch.Tensor) -> torch.Tensor:
+        """Both cycle losses."""
+        return losses[NAMES.index("cycle_A")] + losses[NAMES.index("cycle_B")]
+
+    def compile_notes(self) -> Iterator[str]:
+        """That wgangp leaves out the discriminators."""
+        if self.config.gan_mode == "wgangp":
+            yield (
+                "--gan_mode wgangp: the discriminators run uncompiled, on the reference path, as "
+                "the gradient penalty differentiates them twice"
+            )
+
+    def show(self) -> Shown:
+        """The watched images through both generators, and PSNR where the truth is known."""
+        nets, watched = self.model.networks, self.images.watched
+        real = watched.real_A.to(self.device), watched.real_B.to(self.device)
+        rows = preview_rows(nets["G_A"], nets["G_B"], *real)
+        scores = {}
+        if watched.truth_A is not None and watched.truth_B is not None:
+            scores = {
+                "psnr_B": psnr(rows["fake_B"], watched.truth_B),
+                "psnr_A": psnr(rows["fake_A"], watched.truth_A),
+            } | watched.baselines
+        return Shown({label: x[:WATCHED_IMAGES] for label, x in rows.items()}, scores)
+
+    def comparison(self, scores: Mapping[str, Any]) -> Iterator[str]:
+        """PSNR of both directions beside the input's own and the best colour map's."""
+        for domain, arrow in (("B", "A -> B"), ("A", "B -> A")) if scores else ():
+            yield (
+                f"{arrow}: held-out PSNR {scores[f'psnr_{domain}']:.1f} dB; untranslated "
+                f"{scores[f'input_psnr_{domain}']:.1f} dB, best affine colour map "
+                f"{scores[f'affine_psnr_{domain}']:.1f} dB"
+            )
+
+    def advice(self, root: str) -> str:
+        """The command that translates."""
+        return (
+            f"translate with: python -m fastcyclegan.translate --weights {root} --input IMAGES "
+            "--output FOLDER"
+        )
+
+
+def _check_sizes(config: TrainConfig, *sizes: tuple[int, int] | None) -> None:
+    """Raise UserError if the images' sizes, None where they differ, do not go with an option."""
+    if None in sizes and config.compile:
+        raise UserError(
+            f"--compile: the images have different sizes after --preprocess {config.preprocess}; "
+            "use one that ends in crop, or leave --compile out"
+        )
+    if config.gan_mode == "wgangp" and (None in sizes or len(set(sizes)) > 1):
+        raise UserError(
+            "--gan_mode wgangp mixes real and generated images, whose sizes differ after "
+            f"--preprocess {config.preprocess}; use one that ends in crop"
+        )
