@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastcyclegan.kernels.reflection_pad import PADDINGS, pad_ref
+from fastcyclegan.models.folded import conv_from_few, conv_to_few
 from fastcyclegan.models.layers import Layer, normalise
 from fastcyclegan.models.network import Network, Pieces
 
@@ -22,7 +23,7 @@ DROPPED = 0.5
 def encode(x: torch.Tensor, layers: Sequence[Layer], training: bool) -> torch.Tensor:
     """(N, C, H, W) to (N, 4 ngf, H/4, W/4): 7x7, then two 3x3 convolutions of stride 2."""
     first, down1, down2 = layers
-    x = F.conv2d(pad_ref(x, 3), first.weight, first.bias)
+    x = conv_from_few(pad_ref(x, 3), first.weight, first.bias)
     x = normalise(x, first, "relu", training)
     for layer in (down1, down2):
         x = F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
@@ -50,7 +51,7 @@ def decode(x: torch.Tensor, layers: Sequence[Layer], upsample: str, training: bo
     *ups, last = layers
     for layer in ups:
         x = normalise(_enlarge(x, layer, upsample), layer, "relu", training)
-    return torch.tanh(F.conv2d(pad_ref(x, 3), last.weight, last.bias))
+    return torch.tanh(conv_to_few(pad_ref(x, 3), last.weight, last.bias))
 
 
 def _enlarge(x: torch.Tensor, layer: Layer, upsample: str) -> torch.Tensor:
