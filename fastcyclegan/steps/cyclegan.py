@@ -10,8 +10,8 @@ With G_A : A -> B, G_B : B -> A, D_A the judge of domain B and D_B that of domai
 ``gan_mode`` wgangp adds the gradient penalty between B and the pooled fakes to L_D_A, unhalved.
 
 One Adam step over both generators, then one over both discriminators, whose fakes are those made
-before the generators moved. Source: Zhu et al., CycleGAN (2017), in the form and under the names of
-junyanz/pytorch-CycleGAN-and-pix2pix.
+before the generators moved; neither is made if anything is not finite (``gate.py``). Source: Zhu et
+al., CycleGAN (2017), in the form and under the names of junyanz/pytorch-CycleGAN-and-pix2pix.
 
 ``reference_step`` calls a network once per set of images and lets autograd walk the whole graph.
 ``fused_step`` runs sets that share a network and its weights as one batch, which instance norm
@@ -91,6 +91,11 @@ class CycleGAN(Model):
         penalty = self.settings.gan_mode == "wgangp"
         return frozenset((*DISCRIMINATORS, "discriminator_losses") if penalty else ())
 
+    def put_back(self) -> None:
+        """Undo what the step did to the pools, where the gate is shut."""
+        for pool in self.pools.values():
+            pool.put_back(self.gate.shut.bool())
+
     def memory(self) -> dict[str, torch.Tensor]:
         """Both image pools."""
         return {
@@ -127,12 +132,13 @@ def fused_step(
     Returns:
         (8,) losses in the order of ``losses.NAMES``, on the device; an unused idt is 0.
     """
+    model.begin_step()
     losses, fakes, gradients = generator_phase(model, real_A, real_B)
-    model.update("G", gradients)
+    model.set_gradients("G", gradients)
     pooled = {domain: model.pools[domain].query(fakes[domain], number) for domain in "AB"}
     d_losses, gradients = discriminator_phase(model, real_A, real_B, pooled, number)
-    model.update("D", gradients)
-    return _as_row(losses | d_losses, real_A)
+    model.set_gradients("D", gradients)
+    return _update(model, losses | d_losses, number)
 
 
 def generator_phase(
@@ -211,6 +217,7 @@ def reference_step(
 ) -> torch.Tensor:
     """As :func:`fused_step`, one network call per set of images; the oracle and the baseline."""
     settings, mode = model.settings, model.settings.gan_mode
+    model.begin_step()
     G_A, G_B, D_A, D_B = (model.networks[name] for name in GENERATORS + DISCRIMINATORS)
     fake_B = G_A(real_A)
     rec_A = G_B(fake_B)
@@ -229,7 +236,6 @@ def reference_step(
         losses["idt_A"] = scale * settings.lambda_B * l1_loss(G_A(real_B), real_B)
         losses["idt_B"] = scale * settings.lambda_A * l1_loss(G_B(real_A), real_A)
     sum(losses.values()).backward()
-    model.optimisers["G"].step()
     _require_gradients(model, DISCRIMINATORS, True)
     model.optimisers["D"].zero_grad()
     for name, D, real, domain, fake in (
@@ -241,8 +247,7 @@ def reference_step(
         if mode == "wgangp":
             losses[name] = losses[name] + _penalty(model, name, D, real, pooled, number)
         losses[name].backward()
-    model.optimisers["D"].step()
-    return _as_row(losses, real_A)
+    return _update(model, losses, number)
 
 
 STEPS = {"fused": fused_step, "reference": reference_step}
@@ -292,12 +297,20 @@ def _penalty(
     return gradient_penalty(judge, real, pooled, share)
 
 
+def _update(model: CycleGAN, losses: Losses, number: torch.Tensor) -> torch.Tensor:
+    """Both Adam steps, or nothing if the gate finds what is not finite; the losses as a row."""
+    row = _as_row(losses)
+    model.move(row, "G", "D")
+    model.end_step(number)
+    return row
+
+
 def _require_gradients(model: CycleGAN, names: Sequence[str], flag: bool) -> None:
     for name in names:
         for master in model.weights[name].masters:
             master.requires_grad_(flag)
 
 
-def _as_row(losses: dict[str, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-    zero = like.new_zeros((), dtype=losses["G_A"].dtype)
+def _as_row(losses: Losses) -> torch.Tensor:
+    zero = torch.zeros_like(losses["G_A"])
     return torch.stack([losses.get(name, zero).detach() for name in NAMES])

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 
 from fastcyclegan.models import Network
+from fastcyclegan.steps.gate import Gate
 from fastcyclegan.steps.optimiser import Weights, adam, set_lr
 
 
@@ -23,6 +24,7 @@ class Model:
             replaced by compiled ones.
         weights: of each network that is trained.
         optimisers: by name.
+        gate: keeps a step that is not finite from changing anything.
     """
 
     OWNERS: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -38,6 +40,8 @@ class Model:
             which: adam((self.weights[name] for name in names), lr, beta1)
             for which, names in self.OWNERS.items()
         }
+        buffers = [buffer for net in networks.values() for buffer in net.buffers()]
+        self.gate = Gate(self.optimisers.values(), buffers, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -59,13 +63,43 @@ class Model:
         for name in self.weights if names is None else names:
             self.weights[name].refresh()
 
+    def set_gradients(self, which: str, gradients: Sequence[Sequence[torch.Tensor]]) -> None:
+        """Hand the optimiser ``which`` the gradients of each of its networks."""
+        for name, of_network in zip(self.OWNERS[which], gradients, strict=True):
+            self.weights[name].set_gradients(of_network)
+
+    def begin_step(self) -> None:
+        """Open the gate; before the first forward pass of a step."""
+        self.gate.begin()
+
     def update(self, which: str, gradients: Sequence[Sequence[torch.Tensor]]) -> None:
         """One step of the optimiser ``which``; ``gradients`` of each of its networks."""
-        names = self.OWNERS[which]
-        for name, of_network in zip(names, gradients, strict=True):
-            self.weights[name].set_gradients(of_network)
+        self.set_gradients(which, gradients)
         self.optimisers[which].step()
-        self.refresh_weights(names)
+        self.refresh_weights(self.OWNERS[which])
+
+    def move(self, losses: torch.Tensor, *which: str) -> None:
+        """One step of the optimisers ``which`` with the gradients that they were handed.
+
+        Nothing moves, here and in the rest of the step, if ``losses`` or one of these gradients is
+        not finite.
+        """
+        owned = [name for optimiser in which for name in self.OWNERS[optimiser]]
+        self.gate.judge(losses, (p for name in owned for p in self.weights[name].masters))
+        for optimiser in which:
+            self.optimisers[optimiser].step()
+        self.refresh_weights(owned)
+
+    def end_step(self, number: torch.Tensor) -> None:
+        """Count the step, and undo what it did to the model's memory where the gate is shut.
+
+        ``number``: (N,) int64, the running numbers of its images in the training.
+        """
+        self.put_back()
+        self.gate.end(number)
+
+    def put_back(self) -> None:
+        """Undo what the step did to pools and the like, where the gate is shut."""
 
     def memory(self) -> dict[str, torch.Tensor]:
         """What a resumed training needs besides weights and moments, by name."""

@@ -37,6 +37,7 @@ class ImagePool:
             memory_format=torch.channels_last
         )
         self.count = torch.zeros((), dtype=torch.int64, device=device)
+        self._before: tuple[torch.Tensor, ...] = ()
 
     def query(self, images: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
         """What the discriminator is shown for ``images``: each itself, or an older one.
@@ -48,11 +49,26 @@ class ImagePool:
         Returns:
             (N, C, H, W), channels_last, without gradient.
         """
-        images = images.detach()
-        if not len(self.images):
+        images, capacity = images.detach(), len(self.images)
+        if not capacity:
             return images
-        swap, slot = _draw(self.seed, self.stream, number, len(self.images))
+        swap, slot = _draw(self.seed, self.stream, number, capacity)
+        filled = self.count + torch.arange(len(images), device=slot.device)
+        place = torch.where(filled < capacity, filled, slot)
+        self._before = place, self.images.index_select(0, place), self.count.clone()
         return image_pool_ref(self.images, self.count, images, swap, slot)
+
+    @torch.no_grad()
+    def put_back(self, shut: torch.Tensor) -> None:
+        """Undo the last query where ``shut``, a 0-D bool, holds; no host sync."""
+        if not self._before:
+            return
+        place, images, count = self._before
+        # A place drawn twice has the same old image twice, so the order of writing is all one.
+        now = self.images.index_select(0, place)
+        self.images.index_copy_(0, place, torch.where(shut, images, now))
+        self.count.copy_(torch.where(shut, count, self.count))
+        self._before = ()
 
     def state(self) -> dict[str, torch.Tensor]:
         """What a checkpoint must hold, by name."""
@@ -78,10 +94,12 @@ class VariedImagePool:
     def __init__(self, capacity: int, seed: int, stream: int, device: torch.device) -> None:
         self.capacity, self.seed, self.stream, self.device = capacity, seed, stream, device
         self.images: list[torch.Tensor] = []
+        self._before: list[torch.Tensor] = []
 
     def query(self, images: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
         """What the discriminator is shown for ``images``, (1, C, H, W): that, or an older one."""
         new = images.detach().clone()
+        self._before = list(self.images)
         if len(self.images) < self.capacity:
             self.images.append(new)
             return new
@@ -90,6 +108,11 @@ class VariedImagePool:
             return new
         old, self.images[slot] = self.images[slot], new
         return old
+
+    def put_back(self, shut: torch.Tensor) -> None:
+        """Undo the last query if ``shut``, a 0-D bool, holds; the host waits for it."""
+        if shut:
+            self.images = self._before
 
     def state(self) -> dict[str, torch.Tensor]:
         """What a checkpoint must hold, by name: ``images/0`` and so on."""

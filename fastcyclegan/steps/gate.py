@@ -1,0 +1,95 @@
+"""The gate: a step whose losses or gradients are not finite changes nothing but counters.
+
+All of it stays on the device, without a branch or a wait of the host: Adam skips by its
+``found_inf``, pools and running statistics are put back. The host reads at ticks what was skipped.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+LISTED = 64
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What a reading of the gate found.
+
+    Attributes:
+        count: steps skipped since the reading before.
+        numbers: the number of the first image of each, the first ``LISTED`` of them.
+        in_a_row: how many were skipped in a row up to now.
+    """
+
+    count: int
+    numbers: tuple[int, ...]
+    in_a_row: int
+
+
+class Gate:
+    """Judges a step once gradients are there and before anything is updated with them.
+
+    Args:
+        optimisers: those of the step; where the gate is shut their steps do nothing.
+        buffers: what forward passes change: running statistics.
+        device: of all of them.
+
+    Attributes:
+        shut: 0-D fp32, 1 if the last step was not finite, else 0.
+    """
+
+    def __init__(
+        self,
+        optimisers: Iterable[torch.optim.Optimizer],
+        buffers: Sequence[torch.Tensor],
+        device: torch.device,
+    ) -> None:
+        self._buffers = buffers
+        self.shut = torch.zeros((), device=device)
+        self._one = torch.ones((), device=device)
+        # skipped since the last reading, skipped in a row, then the numbers
+        self._record = torch.zeros(2 + LISTED, dtype=torch.int64, device=device)
+        self._slots = torch.arange(LISTED, device=device)
+        self._before: list[torch.Tensor] = []
+        for optimiser in optimisers:
+            optimiser.found_inf = self.shut
+
+    def begin(self) -> None:
+        """Open, and remember what the forward passes of a step are about to change."""
+        self.shut.zero_()
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    @torch.no_grad()
+    def judge(self, losses: torch.Tensor, masters: Iterable[torch.Tensor]) -> None:
+        """Shut the gate if one of the losses or of the gradients of ``masters`` is not finite."""
+        self.shut.copy_(torch.maximum(self.shut, 1.0 - torch.isfinite(losses).all().float()))
+        # One pass over all gradients, which it multiplies by one.
+        gradients = [p.grad for p in masters]
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.shut, self._one)
+
+    @torch.no_grad()
+    def end(self, number: torch.Tensor) -> None:
+        """Count the step; where the gate is shut, put back what :meth:`begin` remembered.
+
+        ``number``: (N,) int64, the running numbers of its images in the training.
+        """
+        bad = self.shut.to(torch.int64)
+        skipped, in_a_row, numbers = self._record[0], self._record[1], self._record[2:]
+        here = (self._slots == skipped) & bad.bool()
+        numbers.copy_(torch.where(here, number[0], numbers))
+        skipped += bad
+        in_a_row.copy_((in_a_row + 1) * bad)
+        for buffer, old in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(torch.where(bad.bool(), old, buffer))
+        self._before = []
+
+    def read(self) -> Skipped:
+        """What was skipped since the last call; one host sync."""
+        skipped, in_a_row, *numbers = self._record.tolist()
+        self._record[0] = 0
+        return Skipped(skipped, tuple(numbers[:skipped]), in_a_row)
+
+    def load(self, in_a_row: int) -> None:
+        """Go on as after a reading that found ``in_a_row``."""
+        self._record[0], self._record[1] = 0, in_a_row
