@@ -158,6 +158,17 @@ def _refuse_inputs(targets: Sequence[Path], sources: Sequence[Path]) -> None:
             )
 
 
+def _refuse_outside(targets: Sequence[Path], output: Path) -> None:
+    """Raise UserError where a target would be written outside of ``output``, by way of a link."""
+    inside = output.resolve()
+    for target in targets:
+        if not target.parent.resolve().is_relative_to(inside):
+            raise UserError(
+                f"--output {printable(target.parent)} leads out of {printable(output)} by a link: "
+                "remove the link, or write elsewhere"
+            )
+
+
 def _translate_folder(
     net: torch.nn.Module, source: Path, output: Path, config: TranslateConfig
 ) -> int:
@@ -167,6 +178,7 @@ def _translate_folder(
     names = output_names([path.relative_to(source) for path in scan.files])
     targets = [output / name for name in names]
     _refuse_inputs(targets, scan.files)
+    _refuse_outside(targets, output)
     todo = [
         pair
         for pair in zip(scan.files, targets, strict=True)

@@ -298,3 +298,18 @@ def test_weights_that_do_not_fit_are_refused(call, weights, tmp_path):
     refused(call(source, output, "--direction", "up"), "--direction", "AtoB")
     refused(call(source, output, "--device", "gpu"), "--device gpu")
     assert not output.exists()
+
+
+def test_outputs_do_not_leave_their_folder_through_a_link(call, tmp_path):
+    photo(tmp_path / "in" / "sub" / "a.png")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    for words in ([], ["--overwrite"]):
+        refused(call(tmp_path / "in", tmp_path / "out", *words), "--output", "by a link")
+    (tmp_path / "out" / "sub").unlink()
+    (tmp_path / "out" / "sub").mkdir()
+    (tmp_path / "out" / "sub" / "a.png").symlink_to(tmp_path / "elsewhere" / "a.png")
+    assert call(tmp_path / "in", tmp_path / "out", "--overwrite")[0] == 0
+    assert tree(tmp_path / "elsewhere") == []
+    assert not (tmp_path / "out" / "sub" / "a.png").is_symlink()
