@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from fastcyclegan.errors import UserError
 from fastcyclegan.jz_options import MAPPED, REFUSED_MODELS, REMOVED, REMOVED_FROM_TRANSLATE
-from fastcyclegan.options import option, required
+from fastcyclegan.options import option, positional, required
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,9 @@ class TrainConfig:
     save_every_steps: int | None = option(None, "steps between checkpoints, not epochs", low=1)
     save_epoch_freq: int = option(5, "epochs between checkpoints", low=1)
     keep: int = option(3, "checkpoints kept", low=1)
+    milestone_epochs: int = option(50, "epochs between checkpoints kept for good; 0: none", low=0)
+    max_skips: int = option(10, "steps in a row that may be not finite before going back", low=1)
+    resume_force: bool = option(False, "continue --name with options that change what is computed")
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,18 @@ class TranslateConfig:
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     alpha: str = option("white", "what lies under transparency", choices=["white", "black", "drop"])
     overwrite: bool = option(False, "replace images that exist at the output")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Options of ``python -m fastcyclegan.checkpoint``."""
+
+    action: str = positional(
+        "verify, list or prune: read every byte, show, or remove old checkpoints",
+        choices=["verify", "list", "prune"],
+    )
+    run: str = positional("a run folder")
+    keep: int = option(3, "newest sound checkpoints that prune leaves; milestones stay too", low=1)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -29,6 +29,11 @@ def required(text: str) -> Any:
     return field(metadata={"help": text})
 
 
+def positional(text: str, **metadata: Any) -> Any:
+    """A dataclass field that is a word without a flag; such words come in the fields' order."""
+    return field(metadata={"help": text, "positional": True, **metadata})
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise UserError(f"{message}; --help lists the options")
@@ -54,19 +59,21 @@ def parse_explicit(
     cls: type[Config], prog: str, description: str, argv: Sequence[str]
 ) -> tuple[Config, frozenset[str]]:
     """As :func:`parse`, and the names of the options that ``argv`` set itself."""
-    usage = f"{prog} [options]"
+    words = [item.name.upper() for item in fields(cls) if item.metadata.get("positional")]
+    usage = " ".join([prog, *words, "[options]"])
     parser = _Parser(prog=prog, usage=usage, description=description, allow_abbrev=False)
     for item in fields(cls):
         _add(parser, item)
-    names = [item.name for item in fields(cls)]
+    names = [item.name for item in fields(cls) if not item.metadata.get("positional")]
     mapped = getattr(cls, "MAPPED", {})
     words = _mapped([_normal(word, [*names, *mapped]) for word in argv], mapped)
     given, extra = parser.parse_known_args(words)
     if extra:
         raise UserError(_unknown(extra[0], names, getattr(cls, "REMOVED", {})))
     for item in fields(cls):
-        if item.default is MISSING and item.name not in given:
-            raise UserError(f"--{item.name} is missing: {item.metadata['help']}")
+        if item.default is MISSING and getattr(given, item.name, None) is None:
+            flag = "" if item.metadata.get("positional") else "--"
+            raise UserError(f"{flag}{item.name} is missing: {item.metadata['help']}")
     config = cls(**{item.name: getattr(given, item.name, item.default) for item in fields(cls)})
     check_ranges(config)
     return config, frozenset(vars(given))
@@ -85,7 +92,8 @@ def check_ranges(config: Any) -> None:
         if "choices" in rule and value not in rule["choices"]:
             allowed = ", ".join(map(str, rule["choices"]))
             near = _did_you_mean(str(value), [str(c) for c in rule["choices"]])
-            raise UserError(f"--{item.name} {value}: not one of {allowed}{near}")
+            flag = "" if rule.get("positional") else "--"
+            raise UserError(f"{flag}{item.name} {value}: not one of {allowed}{near}")
         if isinstance(value, float) and value != value:
             raise UserError(f"--{item.name} {value}: not a number")
         if "above" in rule and not value > rule["above"]:
@@ -98,6 +106,10 @@ def check_ranges(config: Any) -> None:
 
 def _add(parser: argparse.ArgumentParser, item: Field) -> None:
     flag, text = f"--{item.name}", item.metadata["help"].replace("%", "%%")
+    if item.metadata.get("positional"):
+        # nargs "?", so that the message about a missing word is ours
+        parser.add_argument(item.name, nargs="?", metavar=item.name.upper(), help=text)
+        return
     if item.type is bool:
         parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
         return

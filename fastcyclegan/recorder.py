@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from math import ceil, isfinite, nan
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from fastcyclegan.command import NOT_FINITE, Stop
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.errors import UserError
-from fastcyclegan.runs.checkpoint import save_checkpoint
+from fastcyclegan.runs.checkpoint import take_snapshot, write_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import MetricsLog
 from fastcyclegan.runs.progress import Progress
+from fastcyclegan.runs.writer import Writer
+from fastcyclegan.skips import Skips, told
 from fastcyclegan.steps.schedule import Plateau, Schedule
 from fastcyclegan.steps.state import train_state
 from fastcyclegan.systems import System
@@ -27,7 +30,9 @@ class Recorder:
 
     Attributes:
         scores: what the last preview measured, by name.
-        unsaved: why the last checkpoint could not be saved, or None.
+        skips: the steps that were not finite.
+        unsaved: why the last checkpoint could not be saved, or None; up to date after
+            :meth:`settle`.
         progress: what the terminal shows, from :meth:`start` on.
     """
 
@@ -44,8 +49,11 @@ class Recorder:
         self.config, self.folder, self.system = config, folder, system
         self.model, self.schedule, self.plateau = system.model, schedule, plateau
         self.metrics = MetricsLog(folder.metrics)
-        self.sums = torch.zeros(len(system.LOSSES), device=system.device)
+        self.skips = Skips(config, folder, system)
+        # of the steps of this tick that counted, and how many these are
+        self.sums = torch.zeros(len(system.LOSSES) + 1, device=system.device)
         self.summed = 0
+        self._writer, self._writing = Writer(), 0
         self.unsaved: str | None = None
         self.scores: dict[str, float] = {}
         self._record_failed = False
@@ -55,6 +63,7 @@ class Recorder:
         """Go on from a checkpoint's tensors and state."""
         self.sums.copy_(tensors["metrics/sums"])
         self.summed = state["summed"]
+        self.skips.load(state["skips"])
         if self.plateau:
             self.plateau.load(state["plateau"])
 
@@ -65,7 +74,11 @@ class Recorder:
     def start(self, first: int, progress: Progress) -> None:
         """Begin at step ``first``; ``progress`` is told from now on."""
         self.progress = progress
-        self._mark = (first, time.perf_counter())
+        self.count_from(first)
+
+    def count_from(self, step: int) -> None:
+        """Measure the speed anew, from ``step`` on."""
+        self._mark = (step, time.perf_counter())
 
     def restart_clock(self) -> float:
         """Seconds since :meth:`start`; the speed is counted anew, from the step behind it."""
@@ -76,15 +89,16 @@ class Recorder:
     def after_step(self, done: int, losses: torch.Tensor, lr: float) -> None:
         """Count in the losses of step number ``done``, and write what is due.
 
+        After that ``skips.too_many`` says whether to go back.
+
         Args:
             done: steps made, this one included.
             losses: in the order of the system's LOSSES, on the device.
             lr: the learning rate of the step.
-
-        Raises:
-            Stop: a loss or a weight is not finite.
         """
-        self.sums += losses
+        shut = self.model.gate.shut.bool()
+        self.sums[:-1] += torch.where(shut, 0.0, losses)
+        self.sums[-1] += ~shut
         self.summed += 1
         last, config = done == self.schedule.total_steps, self.config
         full = done % self._every(config.print_freq) == 0
@@ -93,8 +107,9 @@ class Recorder:
         spacing = ceil(self.schedule.total_steps / PREVIEWS)
         if last or done % max(spacing, self._every(config.display_freq)) == 0:
             self._preview(done)
-        if last or done % self._save_every() == 0:
-            self.save(done)
+        milestone = self._is_milestone(done)
+        if last or milestone or done % self._save_every() == 0:
+            self.save(done, milestone)
 
     def _every(self, images: int) -> int:
         return max(1, images // self.config.batch_size)
@@ -102,6 +117,10 @@ class Recorder:
     def _save_every(self) -> int:
         epochs = self.config.save_epoch_freq * self.schedule.images_per_epoch
         return self.config.save_every_steps or self._every(epochs)
+
+    def _is_milestone(self, done: int) -> bool:
+        epochs = self.config.milestone_epochs * self.schedule.images_per_epoch
+        return epochs > 0 and done % self._every(epochs) == 0
 
     def record(self, kind: str, step: int, **values: Any) -> None:
         """Write a row of metrics; if that fails, say so once and go on."""
@@ -118,8 +137,11 @@ class Recorder:
         The sums of a tick that the end of the training cut short are kept, so that a run that is
         continued later writes the same rows as one that never ended there.
         """
-        values = (self.sums / self.summed).tolist()
-        losses = dict(zip(self.system.LOSSES, values, strict=True))
+        *sums, counted = self.sums.tolist()
+        losses = {
+            name: total / counted if counted else nan
+            for name, total in zip(self.system.LOSSES, sums, strict=True)
+        }
         if full:
             self.sums.zero_()
             self.summed = 0
@@ -129,16 +151,20 @@ class Recorder:
         row = {"images": done * self.config.batch_size, "epoch": self.schedule.epoch(done - 1)}
         self.record("train", done, **row, lr_G=lr, lr_D=lr, img_per_s=speed, **losses)
         self.progress.tick(done, losses, speed)
-        if not all(map(isfinite, values)):
-            self._not_finite(done)
+        self.skips.spoilt |= not all(map(isfinite, sums))
+        self._read_skips(done)
+        if self._writer.ready:
+            self.settle()
 
-    def _not_finite(self, done: int) -> None:
-        self.record("event", done, event="not finite")
-        raise Stop(
-            NOT_FINITE,
-            f"a loss or a weight is not finite at step {done}; nothing of it was saved, the last "
-            f"checkpoint stands in {self.folder.ckpt}: try a lower --lr or --precision fp32",
-        )
+    def _read_skips(self, done: int) -> None:
+        events = list(self.skips.read(done))
+        for event in events:
+            self.record("event", **event)
+        if events:
+            self.progress.say(f"warning: {told(events)}")
+        if self.skips.unstored:
+            self.progress.say(f"warning: no repro could be stored: {self.skips.unstored}")
+            self.skips.unstored = None
 
     def _preview(self, done: int) -> None:
         started = time.perf_counter()
@@ -152,33 +178,48 @@ class Recorder:
             self.record("eval", done, **shown.scores)
         self._not_training(started)
 
-    def save(self, done: int) -> None:
-        """Write the checkpoint of ``done`` steps; a failure is told and kept in ``unsaved``.
+    def save(self, done: int, milestone: bool = False) -> None:
+        """Begin to write the checkpoint of ``done`` steps, unless it is one to go back from.
 
-        Raises:
-            Stop: a loss or a weight is not finite; nothing is written then.
+        The training waits for a copy of the state, and for the checkpoint before if that is still
+        being written.
         """
         started = time.perf_counter()
-        if not self._is_finite():
-            self._not_finite(done)
-        tensors = train_state(self.model) | {"metrics/sums": self.sums}
-        state: dict[str, Any] = {"step": done, "summed": self.summed}
-        if self.plateau:
-            state["plateau"] = self.plateau.state()
-        try:
+        self.settle()
+        self._read_skips(done)
+        self.skips.spoilt |= not self._is_finite()
+        if not self.skips.too_many:
+            tensors = train_state(self.model) | {"metrics/sums": self.sums}
+            state: dict[str, Any] = {"summed": self.summed, "skips": self.skips.state()}
+            if self.plateau:
+                state["plateau"] = self.plateau.state()
             networks = self.model.networks
-            save_checkpoint(self.folder, done, networks, tensors, state, keep=self.config.keep)
-            self.unsaved = None
-        except (OSError, RuntimeError) as problem:
-            self.unsaved = f"the checkpoint of step {done} could not be saved: {problem}"
-            self.progress.say(f"warning: {self.unsaved}")
-            self.record("event", done, event="save failed", reason=str(problem))
+            snapshot = take_snapshot(done, networks, tensors, state, milestone)
+            self._writing = done
+            keep = self.config.keep
+            self._writer.submit(partial(write_checkpoint, self.folder, snapshot, keep))
         self._not_training(started)
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is written; a failure is told, and kept in ``unsaved``."""
+        done, self._writing = self._writing, 0
+        problem = self._writer.finish()
+        if done and not problem:
+            self.unsaved = None
+        if not problem:
+            return
+        if not isinstance(problem, OSError | RuntimeError | SafetensorError | MemoryError):
+            raise problem
+        reason = str(problem) or type(problem).__name__
+        self.unsaved = f"the checkpoint of step {done} could not be saved: {reason}"
+        self.progress.say(f"warning: {self.unsaved}")
+        self.record("event", done, event="save failed", reason=reason)
 
     def _is_finite(self) -> bool:
         masters = (p for weights in self.model.weights.values() for p in weights.masters)
-        flags = [torch.isfinite(tensor).all() for tensor in (self.sums, *masters)]
-        return bool(torch.stack(flags).all())
+        # A sum is finite if all of it is, and cheaper than a mask.
+        sums = [tensor.sum(dtype=torch.float32) for tensor in (self.sums, *masters)]
+        return bool(torch.stack(sums).isfinite().all())
 
     def _not_training(self, started: float) -> None:
         """Leave the time since ``started`` out of the speed."""

@@ -45,6 +45,8 @@ def check(config: TrainConfig) -> None:
     _check_generator(config)
     if config.name is not None:
         valid_name(config.name)
+    if config.resume_force and config.name is None:
+        raise UserError("--resume_force needs --name: the run to continue")
     require_place(Path(config.checkpoints_dir))
     scaled = config.preprocess in ("resize_and_crop", "scale_width_and_crop")
     if scaled and config.load_size < config.crop_size:

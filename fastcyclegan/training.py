@@ -7,14 +7,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from fastcyclegan.command import DONE, NOT_SAVED, Stop
+from fastcyclegan.command import DONE, NOT_FINITE, NOT_SAVED, OUT_OF_MEMORY, Stop
 from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.images import one_line
 from fastcyclegan.device import resolve_precision
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
+from fastcyclegan.out_of_memory import explain
 from fastcyclegan.recorder import Recorder
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
-from fastcyclegan.runs.folder import RunFolder, open_run
+from fastcyclegan.runs.folder import RunFolder, differences, open_run
 from fastcyclegan.runs.identity import digest_of, identity, machine
 from fastcyclegan.runs.progress import Progress
 from fastcyclegan.runs.signals import StopRequest
@@ -42,12 +44,11 @@ def train(config: TrainConfig, device: torch.device, console: Console) -> int:
     torch.use_deterministic_algorithms(config.deterministic)
     system = make_system(config, device, precision, partial(console.print, soft_wrap=True))
     options = identity(config, system.images.digest, precision.name)
-    folder = open_run(
-        Path(config.checkpoints_dir), config.name, digest_of(options), config.resume, options
-    )
+    place, digest = Path(config.checkpoints_dir), digest_of(options)
+    folder = open_run(place, config.name, digest, config.resume, options, config.resume_force)
     schedule = Schedule.of(config, system.sampler.epoch_length)
     with folder.locked():
-        return Run(config, folder, system, schedule, console).loop()
+        return Run(config, folder, system, schedule, options, console).loop()
 
 
 class Run:
@@ -59,14 +60,17 @@ class Run:
         folder: RunFolder,
         system: System,
         schedule: Schedule,
+        options: dict[str, object],
         console: Console,
     ) -> None:
         self.config, self.folder, self.system = config, folder, system
+        self.options = options
         self.device, self.model, self.schedule = system.device, system.model, schedule
         self.console, self.say = console, partial(console.print, soft_wrap=True)
         self.total = schedule.total_steps
         self.plateau = Plateau(config.lr) if config.lr_policy == "plateau" else None
         self.recorder = Recorder(config, folder, system, schedule, self.plateau)
+        self.skips = self.recorder.skips
 
     def loop(self) -> int:
         """Every step from the last checkpoint to the end; returns the exit code.
@@ -79,23 +83,39 @@ class Run:
             return self._is_finished(first)
         self._begin(first)
         self._compile()
-        step_function, sampler = self.system.STEPS[self.config.impl], self.system.sampler
-        recorder = self.recorder
-        number = torch.arange(self.config.batch_size, device=self.device)
-        number += first * self.config.batch_size
         with StopRequest() as stop, Progress(self.total, first, self.console) as progress:
-            recorder.start(first, progress)
-            for step in range(first, self.total):
-                lr = self._learning_rate(step)
-                self.model.set_lr(lr)
-                losses = step_function(self.model, *sampler.batch(step), number)
-                number += self.config.batch_size
-                self._follow(step, losses)
-                recorder.after_step(step + 1, losses, lr)
-                if step == first:
-                    self._first_step()
-                if stop.signum and step + 1 < self.total:
-                    return self._stop(step + 1, stop.signum)
+            self.recorder.start(first, progress)
+            try:
+                return self._steps(first, stop)
+            except torch.OutOfMemoryError as error:
+                problem = str(error)
+            finally:
+                self.recorder.settle()
+        # Only here: the error's traceback held what the step had allocated.
+        batch = partial(self.skips.batch, first)
+        raise Stop(OUT_OF_MEMORY, explain(self.system, batch, self.config.impl, problem))
+
+    def _steps(self, first: int, stop: StopRequest) -> int:
+        recorder, step_function = self.recorder, self.system.STEPS[self.config.impl]
+        step, batch_size = first, self.config.batch_size
+        images = torch.arange(batch_size, device=self.device)
+        number = images + step * batch_size
+        while step < self.total:
+            lr = self._learning_rate(step)
+            self.model.set_lr(lr)
+            losses = step_function(self.model, *self.skips.batch(step), number)
+            number += batch_size
+            self._follow(step, losses)
+            recorder.after_step(step + 1, losses, lr)
+            if step == first:
+                self._first_step()
+            step += 1
+            if stop.signum and step < self.total:
+                return self._stop(step, stop.signum)
+            if self.skips.too_many:
+                step = self._go_back(step)
+                number = images + step * batch_size
+        recorder.settle()
         return self._finish()
 
     def _learning_rate(self, step: int) -> float:
@@ -105,7 +125,8 @@ class Run:
     def _follow(self, step: int, losses: torch.Tensor) -> None:
         """Tell the plateau policy, if it is chosen, the losses of ``step``."""
         if self.plateau:
-            self.plateau.add(self.system.plateau_metric(losses))
+            counted = 1 - self.model.gate.shut
+            self.plateau.add(self.system.plateau_metric(losses), counted)
             if self.schedule.ends_epoch(step):
                 self.plateau.end_epoch()
 
@@ -122,13 +143,47 @@ class Run:
                     "that folder to start this run again"
                 )
             return 0
-        step, path = found
+        return self._restore(*found)
+
+    def _restore(self, step: int, path: Path) -> int:
         weights, tensors, state = load_checkpoint(path)
-        for name, net in self.model.networks.items():
-            net.load_state_dict(weights[name])
-        load_train_state(self.model, tensors)
-        self.recorder.load(tensors, state)
+        try:
+            for name, net in self.model.networks.items():
+                net.load_state_dict(weights[name])
+            load_train_state(self.model, tensors)
+            self.recorder.load(tensors, state)
+        except (KeyError, RuntimeError) as problem:
+            reason = one_line(str(problem))
+            raise UserError(f"{path} does not fit these options: {reason}") from None
         return step
+
+    def _go_back(self, done: int) -> int:
+        """Go on from the last checkpoint with other images; returns its step.
+
+        Raises:
+            Stop: there is none, or that was tried already.
+        """
+        self.recorder.settle()
+        problem, found = self.skips.told(done), latest_checkpoint(self.folder)
+        if not found or self.skips.hopeless(done, found[0]):
+            self.recorder.record("event", done, event="not finite")
+            raise Stop(NOT_FINITE, self._not_finite(problem, found[1] if found else None))
+        step = self._restore(*found)
+        self.skips.go_back(step)
+        self.recorder.rewind(step)
+        self.recorder.count_from(step)
+        self.recorder.record("event", step, event="went back", reached=done, reason=problem)
+        self.recorder.progress.say(
+            f"warning: {problem}; going on from the checkpoint of step {step} with other images"
+        )
+        return step
+
+    def _not_finite(self, problem: str, last: Path | None) -> str:
+        if last:
+            stands = f" again, with other images, and nothing of it was saved: {last} stands"
+        else:
+            stands = ", and there is no checkpoint yet"
+        return f"{problem}{stands}; try a lower --lr or --precision fp32"
 
     def _is_finished(self, first: int) -> int:
         self.folder.update_config(finished=True)
@@ -141,6 +196,8 @@ class Run:
     def _begin(self, first: int) -> None:
         config, folder = self.config, self.folder
         settled = {"train": asdict(config), "version": __version__, "machine": machine(self.device)}
+        settled |= {"digest": digest_of(self.options), "options": self.options}
+        before = folder.read_config()
         try:
             folder.update_config(finished=False, **settled)
             folder.write_quarantine(self.system.images.quarantined)
@@ -149,6 +206,10 @@ class Run:
             raise UserError(f"{folder.root}: cannot be written ({problem.strerror})") from None
         if first:
             self.say(f"continuing run {printable(folder.root)} at step {first}")
+            if before.get("digest") != settled["digest"]:
+                changed = differences(before.get("options"), self.options)
+                self.recorder.record("event", first, event="forced", changed=changed)
+                self.say(f"--resume_force: going on with other options ({changed})")
         elif self.system.images.quarantined:
             count = len(self.system.images.quarantined)
             self.recorder.record("event", 0, event="quarantine", files=count)
@@ -183,9 +244,12 @@ class Run:
 
     def _stop(self, done: int, signum: int) -> int:
         self.recorder.save(done)
+        self.recorder.settle()
         self.recorder.record("event", done, event="interrupted", signal=signum)
         if self.recorder.unsaved:
             raise Stop(NOT_SAVED, self.recorder.unsaved)
+        if self.skips.too_many:
+            self.say("the last steps were not finite, and nothing of them was saved")
         self.say(f"stopped at step {done}; the same command again continues the run")
         return SIGNAL_EXIT + signum
 

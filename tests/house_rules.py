@@ -13,13 +13,19 @@ from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("train", "translate", "sample", "evaluate", "export", "doctor")
+COMMANDS = ("train", "translate", "sample", "evaluate", "export", "doctor", "checkpoint")
 CODE_FOLDERS = ("fastcyclegan", "kernels", "tests", "bench")
 DISTRIBUTION_OF = {"PIL": "pillow"}
 
 # A module may import from floors with a higher number, and from its own unit.
-FLOORS = {name: 0 for name in COMMANDS} | {"training": 1, "recorder": 2, "command": 3}
-FLOORS |= {"systems": 3, "runs": 4, "steps": 4, "models": 5, "data": 5, "device": 5, "kernels": 6}
+FLOORS = {name: 0 for name in COMMANDS} | {
+    "training": 1,
+    "recorder": 2,
+    "skips": 3,
+    "out_of_memory": 3,
+}
+FLOORS |= {"systems": 4, "command": 4, "runs": 5, "steps": 5, "models": 6, "data": 6, "device": 6}
+FLOORS |= {"kernels": 7}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
 FREE = ("errors", "options", "config", "jz_options", "files", "version")
@@ -28,7 +34,7 @@ ONLY_IN = {
     "triton": {"kernels"},
     "rich": {*COMMANDS, "training", "runs"},
     "jinja2": {"runs"},
-    "safetensors": {"runs", "models"},
+    "safetensors": {"recorder", "runs", "models"},
     "PIL": {*COMMANDS, "runs", "data"},
 }
 KERNELS_MAY_USE = {"torch", "triton", "numpy"}

@@ -165,3 +165,21 @@ def test_quarantine_has_one_json_line_per_file(tmp_path):
         {"path": str(tmp_path / "a\n\udcff.png"), "reason": "truncated"},
         {"path": str(tmp_path / "b"), "reason": "empty"},
     ]
+
+
+@pytest.mark.parametrize("inside", ["", "ckpt", "weights", "previews", "metrics.jsonl", ".lock"])
+def test_a_run_that_is_a_link_or_holds_one_is_refused(tmp_path, inside):
+    """Nothing is written through it; files that are replaced, not opened, cannot be followed."""
+    run, elsewhere = open_run(tmp_path / "c", "x", "d"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path = run.root / inside if inside else run.root
+    if path.is_dir():
+        path.rename(tmp_path / "moved")
+    path.symlink_to(elsewhere if inside != "metrics.jsonl" else elsewhere / "new")
+    if not inside:
+        (elsewhere / "config.json").write_bytes((tmp_path / "moved/config.json").read_bytes())
+    before = sorted(elsewhere.rglob("*"))
+    with pytest.raises(UserError, match="is a link") as error:
+        open_run(tmp_path / "c", "x", "d")
+    assert str(path) in one_line(error)
+    assert sorted(elsewhere.rglob("*")) == before

@@ -1,65 +1,148 @@
 """What a training does when something goes wrong: nothing is lost, and one line says what."""
 
+import json
 import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fastcyclegan import recorder, training
-from fastcyclegan.runs.checkpoint import latest_checkpoint
+from fastcyclegan.models.weights import load_network
+from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import MetricsLog, read_metrics
 from fastcyclegan.steps.cyclegan import STEPS
-from tiny_runs import run_on_data
+from tiny_runs import final_state, run_on_data
 
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """A function that lets ``act(model, losses)`` take part in step number ``n``."""
+    """A function that lets ``act(model)`` take part in the calls ``n`` of the step, before it."""
 
     def install(n, act):
         fused, calls = STEPS["fused"], []
 
         def step(model, *arguments):
             calls.append(1)
-            losses = fused(model, *arguments)
-            return act(model, losses) if len(calls) == n else losses
+            if len(calls) in (n if isinstance(n, list | range) else [n]):
+                arguments = act(model, *arguments) or arguments
+            return fused(model, *arguments)
 
         monkeypatch.setitem(STEPS, "fused", step)
 
     return install
 
 
-def test_a_loss_that_is_not_finite_stops_and_saves_nothing(here, at_step, capsys):
-    at_step(4, lambda model, losses: losses * float("nan"))
-    assert run_on_data("--steps", "8", "--save_every_steps", "1") == 4
-    assert "error: a loss or a weight is not finite at step 4" in capsys.readouterr().err
-    root = here / "checkpoints/0001"
-    assert latest_checkpoint(RunFolder(root))[0] == 3
+def spoil_images(model, real_A, real_B, number):
+    return real_A * float("nan"), real_B, number
+
+
+def spoil_weights(model, *arguments):
+    with torch.no_grad():
+        model.weights["D_B"].masters[0].fill_(float("inf"))
+
+
+def events(root):
+    return [row for row in read_metrics(root / "metrics.jsonl") if row["kind"] == "event"]
+
+
+def test_a_step_that_is_not_finite_is_skipped_named_and_stored(here, at_step, capsys):
+    """The other steps of its tick are counted, and it is as if it had not been."""
+    at_step(4, spoil_images)
+    assert run_on_data("--name", "mine", "--steps", "6") == 0
+    root = here / "checkpoints/mine"
     rows = read_metrics(root / "metrics.jsonl")
-    assert rows[-1]["event"] == "not finite"
+    train = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in train] == [2, 4, 6] and all(row["G_A"] for row in train)
+    [event] = events(root)
+    names_A, names_B = event["images"]["A"], event["images"]["B"]
+    assert (event["step"], event["event"], event["repro"]) == (4, "skipped", "repro-step-00000003")
+    said = f"1 step was not finite and changed nothing, the last one step 4 (A {names_A[0]}; B "
+    assert said in capsys.readouterr().out
+    about = json.loads((root / "repro-step-00000003/repro.json").read_text())
+    assert about["images"] == {"A": names_A, "B": names_B} and about["networks_of_this_step"]
+    assert about["not_finite"][0].startswith("gradient of G_A/")
+    images = load_file(root / "repro-step-00000003/images.safetensors")
+    assert images["A"].shape == (1, 3, 32, 32) and images["A"].isfinite().all()
+    net, _ = load_network(root / "repro-step-00000003/G_B.safetensors")
+    assert all(p.isfinite().all() for p in net.parameters())
+    moments = final_state(root)[1]["G_A/model.1.weight/step"]
+    assert moments == 5
+
+
+def test_after_many_skips_in_a_row_it_goes_back_and_takes_other_images(here, at_step, capsys):
+    at_step(range(5, 8), spoil_images)
+    words = ["--steps", "9", "--save_every_steps", "4", "--max_skips", "2", "--name", "mine"]
+    assert run_on_data(*words) == 0
+    out = capsys.readouterr().out
+    assert "2 steps in a row up to step 6 were not finite (first of all gradient of" in out
+    assert "going on from the checkpoint of step 4 with other images" in out
+    root = here / "checkpoints/mine"
+    rows = read_metrics(root / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4, 6, 8, 9]
+    assert [(row["event"], row["step"]) for row in events(root)] == [
+        ("went back", 4),
+        ("skipped", 5),
+    ]
+    assert final_state(root)[2]["skips"] == {"in_a_row": 0, "offset": 5}
 
 
 def test_weights_that_are_not_finite_are_never_saved(here, at_step, capsys):
     """Also between ticks, where the losses have not been read yet."""
+    at_step(3, spoil_weights)
+    words = ["--steps", "4", "--save_every_steps", "1", "--print_freq", "30", "--name", "mine"]
+    assert run_on_data(*words) == 0
+    out = capsys.readouterr().out
+    assert "weights up to step 3 were not finite (first of all D_B/model.0.weight)" in out
+    _, tensors, state = final_state(here / "checkpoints/mine")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert state["skips"]["offset"] == 5
 
-    def spoil(model, losses):
-        with torch.no_grad():
-            model.weights["D_B"].masters[0].fill_(float("inf"))
-        return losses
 
-    at_step(3, spoil)
-    words = ["--steps", "40", "--save_every_steps", "1", "--print_freq", "30"]
+def test_what_does_not_become_finite_stops_with_code_4(here, at_step, capsys):
+    at_step(range(4, 99), spoil_images)
+    words = ["--steps", "30", "--save_every_steps", "1", "--max_skips", "2", "--name", "mine"]
     assert run_on_data(*words) == 4
-    assert "not finite at step 3" in capsys.readouterr().err
-    assert latest_checkpoint(RunFolder(here / "checkpoints/0001"))[0] == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 2 steps in a row up to step ") and error.count("\n") == 1
+    assert "again, with other images, and nothing of it was saved: checkpoints/mine/ckpt/" in error
+    root = here / "checkpoints/mine"
+    assert events(root)[-1]["event"] == "not finite"
+    done, path = latest_checkpoint(RunFolder(root))
+    assert all(tensor.isfinite().all() for tensor in load_checkpoint(path)[0]["G_A"].values())
+    assert f"{path.name} stands" in error and done >= 3
+
+
+def test_without_a_checkpoint_it_stops_at_once(here, at_step, capsys):
+    at_step(range(1, 99), spoil_images)
+    assert run_on_data("--steps", "30", "--max_skips", "2") == 4
+    assert "and there is no checkpoint yet; try a lower --lr" in capsys.readouterr().err
+    assert (here / "checkpoints/0001/repro-step-00000001/repro.json").is_file()
+
+
+def test_a_row_of_skips_goes_on_behind_an_interruption(here, at_step, capsys):
+    """Two skips before it and one behind it are three in a row."""
+
+    def interrupt(model, *arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return spoil_images(model, *arguments)
+
+    words = ["--steps", "9", "--save_every_steps", "4", "--max_skips", "3", "--name", "mine"]
+    at_step([5], spoil_images)
+    at_step([6], interrupt)
+    assert run_on_data(*words) == 143
+    assert final_state(here / "checkpoints/mine")[2]["skips"]["in_a_row"] == 2
+    at_step([1], spoil_images)
+    assert run_on_data(*words, "--print_freq", "1") == 0
+    assert "3 steps in a row up to step 7" in capsys.readouterr().out
 
 
 def test_a_save_that_fails_is_told_and_gives_code_5(here, monkeypatch, capsys):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(recorder, "save_checkpoint", full)
+    monkeypatch.setattr(recorder, "write_checkpoint", full)
     assert run_on_data("--steps", "2") == 5
     captured = capsys.readouterr()
     assert "warning: the checkpoint of step 2 could not be saved" in captured.out
@@ -102,11 +185,7 @@ def test_a_finished_run_is_left_as_it_is(here, capsys):
 
 
 def test_a_signal_in_the_last_step_ends_a_finished_run(here, at_step):
-    def interrupt(model, losses):
-        signal.raise_signal(signal.SIGTERM)
-        return losses
-
-    at_step(3, interrupt)
+    at_step(3, lambda *arguments: signal.raise_signal(signal.SIGTERM))
     assert run_on_data("--name", "mine", "--steps", "3") == 0
     assert RunFolder(here / "checkpoints/mine").finished
 
@@ -114,10 +193,9 @@ def test_a_signal_in_the_last_step_ends_a_finished_run(here, at_step):
 def test_two_processes_do_not_share_a_run(here, at_step, capsys):
     codes = []
 
-    def second(model, losses):
+    def second(*arguments):
         codes.append(run_on_data("--name", "mine", "--steps", "3"))
         codes.append(run_on_data("--steps", "3"))
-        return losses
 
     at_step(2, second)
     assert run_on_data("--name", "mine", "--steps", "3") == 0

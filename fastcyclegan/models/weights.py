@@ -31,6 +31,13 @@ def save_network(path: Path, net: nn.Module, *, step: int, pixel_range: str = "t
 
 def network_bytes(net: nn.Module, *, step: int, pixel_range: str = "tanh") -> bytes:
     """The content of the weights file of ``net`` (which has ``arch``) after ``step`` steps."""
+    return tensors_to_bytes(*network_tensors(net, step=step, pixel_range=pixel_range))
+
+
+def network_tensors(
+    net: nn.Module, *, step: int, pixel_range: str = "tanh"
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of :func:`network_bytes`, which may be those of ``net``, and the metadata."""
     metadata = {
         "format": FORMAT,
         "arch": json.dumps(net.arch),
@@ -41,17 +48,23 @@ def network_bytes(net: nn.Module, *, step: int, pixel_range: str = "tanh") -> by
         key: value.float() if value.is_floating_point() else value
         for key, value in net.state_dict().items()
     }
-    return tensors_to_bytes(tensors, metadata)
+    return tensors, metadata
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
     """A safetensors file of ``tensors`` (any device, dtype, layout; views of one another too)."""
-    # A copy for each: safetensors refuses channels_last and tensors that share memory.
-    own = {
-        key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for key, value in tensors.items()
-    }
-    return safetensors.torch.save(own, metadata)
+    # A copy for each: safetensors refuses tensors that share memory.
+    return copies_to_bytes(copies(tensors), metadata)
+
+
+def copies_to_bytes(own: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """As :func:`tensors_to_bytes`, of what :func:`copies` made."""
+    return safetensors.torch.save({k: x.contiguous() for k, x in own.items()}, metadata)
+
+
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` on the CPU, each in memory of its own, in the layout that it has."""
+    return {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
 
 
 def tensors_from_bytes(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,6 +11,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import TEMPORARY_PREFIX, fsync_folder, write_atomic, write_durable
-from fastcyclegan.models.weights import network_bytes, tensors_from_bytes, tensors_to_bytes
+from fastcyclegan.models.weights import copies, copies_to_bytes, network_tensors, tensors_from_bytes
 from fastcyclegan.runs.folder import RunFolder
 
 SCHEMA = 1
@@ -30,6 +31,48 @@ _NAME = re.compile(r"step-([0-9]{8,})(\.old)?")
 _FILE = re.compile(r"[A-Za-z0-9_]+\.safetensors")
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as it was after ``step`` optimiser steps, apart from the run itself.
+
+    Attributes:
+        step: optimiser steps.
+        files: (tensors on the CPU, metadata) of each safetensors file, by its stem.
+        state: what JSON can hold.
+        milestone: whether the checkpoint is kept for good.
+    """
+
+    step: int
+    files: Mapping[str, tuple[dict[str, Tensor], dict[str, str]]]
+    state: Mapping[str, Any]
+    milestone: bool = False
+
+
+def take_snapshot(
+    step: int,
+    networks: Mapping[str, nn.Module],
+    train_state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    milestone: bool = False,
+    pixel_range: str = "tanh",
+) -> Snapshot:
+    """Copy what a checkpoint holds.
+
+    Args:
+        networks: by name (G_A …).
+        train_state: tensors by name, of any dtype and layout (an optimiser's moments by parameter
+            name).
+        state: what JSON can hold; the step number is added by the checkpoint itself.
+    """
+    files = {
+        name: network_tensors(net, step=step, pixel_range=pixel_range)
+        for name, net in networks.items()
+    }
+    files[_TRAIN_STATE] = dict(train_state), {"step": str(step)}
+    copied = {name: (copies(tensors), metadata) for name, (tensors, metadata) in files.items()}
+    return Snapshot(step, copied, json.loads(json.dumps(dict(state))), milestone)
+
+
 def save_checkpoint(
     folder: RunFolder,
     step: int,
@@ -39,24 +82,26 @@ def save_checkpoint(
     keep: int = 3,
     pixel_range: str = "tanh",
 ) -> Path:
-    """Save the run after ``step`` optimiser steps and return the checkpoint's folder.
+    """:func:`take_snapshot`, then :func:`write_checkpoint`."""
+    snapshot = take_snapshot(step, networks, train_state, state, pixel_range=pixel_range)
+    return write_checkpoint(folder, snapshot, keep)
 
-    ``networks`` by name (G_A …), ``train_state``: tensors by name, of any dtype and layout (an
-    optimiser's moments by parameter name), ``state``: what JSON can hold. Then the ``keep`` newest
-    checkpoints up to ``step`` stay, those of later steps go (the run has left that future), and
-    weights/ is refreshed. Raises OSError, a full disk say: the previous checkpoints still stand.
+
+def write_checkpoint(folder: RunFolder, snapshot: Snapshot, keep: int = 3) -> Path:
+    """Save ``snapshot`` and return the checkpoint's folder.
+
+    Then the ``keep`` newest checkpoints up to its step and all milestones stay, those of later
+    steps go (the run has left that future), and weights/ is refreshed. Raises OSError, a full disk
+    say: the previous checkpoints still stand.
     """
     if keep < 1:
         raise ValueError("keep must be at least 1")
     _remove_leftovers(folder)
-    weights = {
-        name + _SUFFIX: network_bytes(net, step=step, pixel_range=pixel_range)
-        for name, net in networks.items()
-    }
-    files = weights | {_TRAIN_STATE + _SUFFIX: tensors_to_bytes(train_state, {"step": str(step)})}
-    files[_STATE] = _state_bytes(step, state, files)
-    path = _write(folder.ckpt, step, files)
-    _prune(folder, step, keep)
+    files = {name + _SUFFIX: copies_to_bytes(*content) for name, content in snapshot.files.items()}
+    weights = {name: data for name, data in files.items() if name != _TRAIN_STATE + _SUFFIX}
+    files[_STATE] = _state_bytes(snapshot, files)
+    path = _write(folder.ckpt, snapshot.step, files)
+    _prune(folder, snapshot.step, keep)
     for name, data in weights.items():
         write_atomic(folder.weights / name, data)
     return path
@@ -80,6 +125,49 @@ def latest_checkpoint(
     return None
 
 
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint as it lies on the disk.
+
+    Attributes:
+        step, path: which one.
+        size: bytes.
+        modified: when it was written, seconds since 1970.
+        milestone: whether it is kept for good.
+        damage: what is wrong with it, "" if nothing is, None if that was not asked.
+    """
+
+    step: int
+    path: Path
+    size: int
+    modified: float
+    milestone: bool
+    damage: str | None
+
+
+def survey(folder: RunFolder, verify: bool = True) -> list[Found]:
+    """All checkpoints of a run, oldest first; ``verify`` reads every byte of them."""
+    return [_found(step, path, verify) for step, path in _checkpoints(folder)]
+
+
+def _found(step: int, path: Path, verify: bool) -> Found:
+    damage = None
+    if verify:
+        try:
+            _verified_files(path)
+            damage = ""
+        except UserError as error:
+            damage = str(error)
+    size = sum(file.stat().st_size for file in path.glob("*") if file.is_file())
+    return Found(step, path, size, path.stat().st_mtime, is_milestone(path), damage)
+
+
+def remove(path: Path) -> None:
+    """Remove the checkpoint ``path``; one that is cut short by a crash does not look sound."""
+    (path / _STATE).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
 def load_checkpoint(
     path: Path,
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor], dict[str, Any]]:
@@ -97,11 +185,12 @@ def load_checkpoint(
     return tensors, tensors.pop(_TRAIN_STATE), state
 
 
-def _state_bytes(step: int, state: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+def _state_bytes(snapshot: Snapshot, files: Mapping[str, bytes]) -> bytes:
     body = {
         "schema": SCHEMA,
-        "step": int(step),
-        "state": dict(state),
+        "step": int(snapshot.step),
+        "milestone": snapshot.milestone,
+        "state": dict(snapshot.state),
         "files": {name: {"crc32": zlib.crc32(d), "size": len(d)} for name, d in files.items()},
     }
     body = json.loads(json.dumps(body))
@@ -177,8 +266,16 @@ def _prune(folder: RunFolder, step: int, keep: int) -> None:
     found = _checkpoints(folder)
     current = [path for at, path in found if at <= step and path.suffix != ".old"]
     for _, path in found:
-        if path not in current[-keep:]:
+        if path not in current[-keep:] and not (path in current and is_milestone(path)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def is_milestone(path: Path) -> bool:
+    """Whether the checkpoint ``path`` is one that is kept for good."""
+    try:
+        return bool(_verified_body(path / _STATE).get("milestone"))
+    except (OSError, UserError):
+        return False
 
 
 def _remove_leftovers(folder: RunFolder) -> None:

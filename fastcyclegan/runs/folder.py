@@ -60,6 +60,10 @@ class RunFolder:
         """The preview picture of ``step``."""
         return self.previews / f"step-{step:08d}.png"
 
+    def repro(self, step: int) -> Path:
+        """Folder of the images of ``step``, which was not finite."""
+        return self.root / f"repro-step-{step:08d}"
+
     @property
     def finished(self) -> bool:
         """Whether the run came to its end. Raises UserError when config.json is damaged."""
@@ -138,15 +142,16 @@ def open_run(
     digest: str,
     mode: str = "auto",
     options: dict[str, Any] | None = None,
+    force: bool = False,
 ) -> RunFolder:
     """The run to write to: an existing one to continue, or a new folder.
 
     With a ``name``: that run, which must have the same configuration ``digest`` if it exists
-    (``options``, the resolved ones, then serve to name the differences); a finished one is returned
+    (``options`` name the differences) unless ``force`` is given; a finished one is returned
     too, see ``RunFolder.finished``. Without: the newest unfinished run of the same digest, else the
     next free number. ``mode`` "none" continues nothing: a name must then be new. A new folder gets
-    a config.json of digest, options, ``finished`` false and the time of creation.
-    Raises UserError when nothing can be written there, or the named run is another one.
+    a config.json of digest, options, ``finished`` false and the time of creation. Raises UserError
+    when nothing can be written there, or the named run is another one.
     """
     if mode not in RESUME_MODES:
         raise UserError(f"--resume {mode} is not known: use one of {', '.join(RESUME_MODES)}")
@@ -155,17 +160,16 @@ def open_run(
     try:
         checkpoints_dir.mkdir(parents=True, exist_ok=True)
         if name is not None:
-            run = _named_run(checkpoints_dir / name, digest, mode, options)
+            run = _named_run(checkpoints_dir / name, digest, mode, options, force)
         else:
             run = _newest_unfinished(checkpoints_dir, digest) if mode == "auto" else None
             run = run or _numbered_run(checkpoints_dir)
+        _refuse_links(run)
         if not run.config.exists():
             run.update_config(
                 digest=digest, finished=False, created=time.time(), options=options or {}
             )
-        for folder in (run.previews, run.weights, run.ckpt):
-            folder.mkdir(exist_ok=True)
-        _require_writable(run)
+        _make_writable(run)
     except OSError as error:
         raise UserError(
             f"{error.filename or checkpoints_dir}: no run can be written there "
@@ -174,7 +178,9 @@ def open_run(
     return run
 
 
-def _named_run(root: Path, digest: str, mode: str, options: dict[str, Any] | None) -> RunFolder:
+def _named_run(
+    root: Path, digest: str, mode: str, options: dict[str, Any] | None, force: bool
+) -> RunFolder:
     run = RunFolder(root)
     root.mkdir(exist_ok=True)
     if not run.config.exists():
@@ -184,16 +190,17 @@ def _named_run(root: Path, digest: str, mode: str, options: dict[str, Any] | Non
     if mode == "none":
         raise UserError(f"run {root} exists: give another --name, or --resume auto to continue it")
     config = run.read_config()
-    if config.get("digest") != digest:
-        differing = _differences(config.get("options"), options)
+    if config.get("digest") != digest and not force:
+        differing = differences(config.get("options"), options)
         raise UserError(
-            f"run {root} has another configuration ({differing}): "
-            "give the same options to continue it, or another --name"
+            f"run {root} has another configuration ({differing}): give the same options to "
+            "continue it, another --name, or --resume_force to go on with these"
         )
     return run
 
 
-def _differences(old: Any, new: dict[str, Any] | None) -> str:
+def differences(old: Any, new: dict[str, Any] | None) -> str:
+    """What has changed between the options of a config.json and those of now, in one line."""
     old, new = (old if isinstance(old, dict) else {}), (new or {})
     # Through JSON, because a tuple comes back from config.json as a list.
     new = json.loads(json.dumps(new, default=str))
@@ -235,7 +242,19 @@ def _numbered_run(checkpoints_dir: Path) -> RunFolder:
         return RunFolder(root)
 
 
-def _require_writable(run: RunFolder) -> None:
+def _refuse_links(run: RunFolder) -> None:
+    inside = (run.previews, run.weights, run.ckpt, run.metrics, run.root / _LOCK)
+    for path in (run.root, *inside):
+        if path.is_symlink():
+            raise UserError(
+                f"{printable(path)} is a link: a run is written into its own folder alone; give "
+                "another --name, or the place behind the link as --checkpoints_dir"
+            )
+
+
+def _make_writable(run: RunFolder) -> None:
+    for folder in (run.previews, run.weights, run.ckpt):
+        folder.mkdir(exist_ok=True)
     for folder in (run.root, run.previews, run.weights, run.ckpt):
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied", str(folder))

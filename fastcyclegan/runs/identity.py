@@ -35,6 +35,9 @@ _NOT_IDENTITY = frozenset(
         "save_every_steps",
         "save_epoch_freq",
         "keep",
+        "milestone_epochs",
+        "max_skips",
+        "resume_force",
         "max_bad",
     }
 )

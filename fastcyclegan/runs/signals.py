@@ -6,7 +6,11 @@ from typing import Self
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM sets ``signum``; a second one acts at once."""
+    """While entered, the first SIGINT or SIGTERM sets ``signum``; a second one ends the process.
+
+    That is the system's own end of a process, which a shell sees as 130 or 143: it does not wait
+    for a compiler, a step or a disk.
+    """
 
     def __init__(self) -> None:
         self.signum = 0
@@ -18,12 +22,10 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._restore()
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        self._restore()
-
-    def _restore(self) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)

@@ -4,7 +4,7 @@ Both are functions of the step number, except for the plateau policy, which foll
 """
 
 from dataclasses import asdict, dataclass
-from math import cos, pi
+from math import cos, inf, pi
 from typing import Self
 
 import torch
@@ -108,7 +108,7 @@ class Plateau:
         best: the lowest mean of an epoch, None before the first.
         bad_epochs: how many epochs in a row were not better.
         total: sum of what was added in this epoch, a 0-D tensor on its device once there is one.
-        count: how many were added.
+        count: how many were added, as ``total``.
     """
 
     lr: float
@@ -116,16 +116,19 @@ class Plateau:
     best: float | None = None
     bad_epochs: int = 0
     total: torch.Tensor | float = 0.0
-    count: int = 0
+    count: torch.Tensor | float = 0.0
 
-    def add(self, metric: torch.Tensor) -> None:
-        """Count in ``metric``, 0-D, of one step; no host sync."""
-        self.total = self.total + metric.double()
-        self.count += 1
+    def add(self, metric: torch.Tensor, counted: torch.Tensor | float = 1.0) -> None:
+        """Count in ``metric``, 0-D, of one step, unless ``counted``, 0-D, is 0; no host sync."""
+        metric = metric.double()
+        self.total = self.total + torch.where(
+            torch.as_tensor(counted, device=metric.device) > 0, metric, 0.0
+        )
+        self.count = self.count + counted
 
     def end_epoch(self) -> None:
         """Judge the epoch and begin the next one; one host sync."""
-        mean = float(self.total) / self.count
+        mean = float(self.total) / float(self.count) if self.count else inf
         if self.best is None or mean < self.best * (1 - PLATEAU_THRESHOLD):
             self.best, self.bad_epochs = mean, 0
         else:
@@ -134,11 +137,11 @@ class Plateau:
             self.bad_epochs = 0
             cut = self.lr * self.factor * (1 - PLATEAU_FACTOR)
             self.factor *= PLATEAU_FACTOR if cut > PLATEAU_SMALLEST_CUT else 1.0
-        self.total, self.count = 0.0, 0
+        self.total, self.count = 0.0, 0.0
 
     def state(self) -> dict[str, float | int | None]:
         """All that changes, as JSON can hold it; one host sync."""
-        state = asdict(self) | {"total": float(self.total)}
+        state = asdict(self) | {"total": float(self.total), "count": float(self.count)}
         del state["lr"]
         return state
 

@@ -74,6 +74,10 @@ class System(ABC):
     def title(self) -> str:
         """What is trained, in a few words."""
 
+    def image_names(self, step: int) -> dict[str, list[str]]:
+        """Names of the images of the sampler's batch ``step``, by domain, in the batch's order."""
+        raise NotImplementedError
+
     @abstractmethod
     def show(self) -> Shown:
         """What the networks make of fixed inputs now."""

@@ -44,6 +44,14 @@ class CycleGANSystem(System):
         """The generator, and its width."""
         return f"{self.config.netG} ngf {self.config.ngf}"
 
+    def image_names(self, step: int) -> dict[str, list[str]]:
+        """By domain A and B."""
+        drawn, sets = self.sampler.indices(step), (self.images.set_A, self.images.set_B)
+        return {
+            domain: [images.names[i] for i in index.tolist()]
+            for domain, index, images in zip("AB", drawn, sets, strict=True)
+        }
+
     def plateau_metric(self, losses: torch.Tensor) -> torch.Tensor:
         """Both cycle losses."""
         return losses[NAMES.index("cycle_A")] + losses[NAMES.index("cycle_B")]

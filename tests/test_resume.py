@@ -1,0 +1,190 @@
+"""A run that was stopped and continued is the run that never stopped, bit for bit on a CPU."""
+
+import re
+import shutil
+import signal
+
+import pytest
+import torch
+
+from fastcyclegan import training
+from fastcyclegan.runs import metrics
+from fastcyclegan.steps.cyclegan import STEPS
+from tiny_runs import final_state, run_on_data
+
+# Epochs of five steps, full rate in the first of them, falling in the others; ticks of two steps.
+DECAY = ["--n_epochs", "1", "--n_epochs_decay", "2"]
+# All that can be stored: running statistics, dropout's generator, the plateau.
+ALL = ["--norm", "batch", "--dropout", "--lr_policy", "plateau", "--n_epochs", "2"]
+ALL += ["--n_epochs_decay", "0"]
+
+
+def outcome(root):
+    """Everything that a run leaves behind but the time it took and when it was interrupted."""
+    rows = metrics.read_metrics(root / "metrics.jsonl")
+    kept = [row for row in rows if row.get("event") != "interrupted"]
+    return *final_state(root), [{k: v for k, v in row.items() if k != "img_per_s"} for row in kept]
+
+
+def same(left, right):
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """What happens in the steps of these numbers, once each: SIGTERM, or images of Inf."""
+    fused, plans = STEPS["fused"], {"stop": [], "spoil": []}
+
+    def step(model, real_A, real_B, number):
+        due = {plan for plan, steps in plans.items() if steps and int(number[0]) == steps[0]}
+        for plan in due:
+            plans[plan].pop(0)
+        if "stop" in due:
+            signal.raise_signal(signal.SIGTERM)
+        return fused(model, real_A * float("inf") if "spoil" in due else real_A, real_B, number)
+
+    monkeypatch.setitem(STEPS, "fused", step)
+    return plans
+
+
+@pytest.mark.parametrize("stop_at", [3, 4, 5, 6, 10])
+def test_inside_an_epoch_at_its_end_and_where_the_rate_begins_to_fall(here, at, stop_at):
+    assert run_on_data(*DECAY, "--name", "whole") == 0
+    at["stop"] = [stop_at - 1]
+    assert run_on_data(*DECAY, "--name", "parts") == 143
+    assert run_on_data(*DECAY, "--name", "parts") == 0
+    whole, parts = (outcome(here / "checkpoints" / name) for name in ("whole", "parts"))
+    assert same(whole, parts)
+    rates = [row["lr_G"] for row in whole[-1]]
+    assert rates[0] == 2e-4 and rates[-1] < rates[3] < rates[0]
+
+
+def test_any_number_of_interruptions_leaves_no_double_and_no_missing_row(here, at):
+    assert run_on_data(*DECAY, "--name", "whole") == 0
+    stops = [0, 1, 2, 6, 7, 12]
+    at["stop"] = list(stops)
+    for _ in stops:
+        assert run_on_data(*DECAY, "--name", "parts") == 143
+    assert run_on_data(*DECAY, "--name", "parts") == 0
+    whole, parts = (outcome(here / "checkpoints" / name) for name in ("whole", "parts"))
+    assert same(whole, parts)
+    assert [row["step"] for row in parts[-1]] == [2, 4, 6, 8, 10, 12, 14, 15]
+
+
+def test_a_killed_run_repeats_what_was_not_saved(here, monkeypatch):
+    """As after SIGKILL: rows of steps behind the checkpoint are there, and come once."""
+    words = [*DECAY, "--save_every_steps", "4"]
+    assert run_on_data(*words, "--name", "whole") == 0
+    fused = STEPS["fused"]
+
+    def killed(model, real_A, real_B, number):
+        if int(number[0]) == 11:
+            raise KeyboardInterrupt
+        return fused(model, real_A, real_B, number)
+
+    monkeypatch.setitem(STEPS, "fused", killed)
+    assert run_on_data(*words, "--name", "parts") == 130
+    monkeypatch.setitem(STEPS, "fused", fused)
+    assert run_on_data(*words, "--name", "parts") == 0
+    assert same(*(outcome(here / "checkpoints" / name) for name in ("whole", "parts")))
+
+
+def test_after_going_back_a_run_resumes_with_the_same_images(here, at):
+    words = [*DECAY, "--save_every_steps", "4", "--max_skips", "2"]
+    at["spoil"] = [6, 7]
+    assert run_on_data(*words, "--name", "whole") == 0
+    at["spoil"], at["stop"] = [6, 7], [10]
+    assert run_on_data(*words, "--name", "parts") == 143
+    assert run_on_data(*words, "--name", "parts") == 0
+    whole, parts = (outcome(here / "checkpoints" / name) for name in ("whole", "parts"))
+    assert same(whole, parts) and whole[2]["skips"]["offset"] == 5
+    assert [row["event"] for row in whole[-1] if row["kind"] == "event"] == ["went back"]
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """A whole run, the first half of the same, and its images: (folder, outcome of the whole)."""
+    from tiny_runs import make_images
+
+    root = tmp_path_factory.mktemp("halves")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        make_images(root / "data/trainA", 5, seed=1)
+        make_images(root / "data/trainB", 3, seed=2)
+        assert run_on_data(*ALL, "--name", "whole") == 0
+        assert run_on_data(*ALL, "--name", "half", "--steps", "7") == 0
+    return root, outcome(root / "checkpoints/whole")
+
+
+def kind(path):
+    """Parts of a checkpoint that are dropped together: all moments of one sort, say."""
+    path = re.sub(r"^(train_state:)[GD]_[AB]/.*/", r"\1*/", path)
+    return re.sub(r"^([GD]_[AB]):.*?(running_\w+|num_batches_tracked)?$", r"\1:\2", path)
+
+
+def parts_of(weights, tensors, state, prefix="state:"):
+    """(path, where it lies, its key) of every stored field."""
+    for name, stored in weights.items():
+        yield from ((f"{name}:{key}", stored, key) for key in stored)
+    yield from ((f"train_state:{key}", tensors, key) for key in tensors)
+    for key, value in state.items():
+        inner = value if isinstance(value, dict) else {None: value}
+        for leaf in inner:
+            place = (value, leaf) if isinstance(value, dict) else (state, key)
+            yield f"state:{key}" + (f".{leaf}" if leaf else ""), *place
+
+
+# Each is dropped; a row of skips is in test_train_faults.py, as it shows with such a row alone.
+KINDS = [
+    *(f"{name}:{what}" for name in ("G_A", "G_B", "D_A", "D_B")
+      for what in ("", "running_mean", "running_var", "num_batches_tracked")),
+    *(f"train_state:*/{moment}" for moment in ("exp_avg", "exp_avg_sq", "step")),
+    *(f"train_state:pool_{domain}/{what}" for domain in "AB" for what in ("images", "count")),
+    "train_state:random/cpu", "train_state:metrics/sums",
+    "state:summed", "state:skips.in_a_row", "state:skips.offset",
+    *(f"state:plateau.{x}" for x in ("factor", "best", "bad_epochs", "total", "count")),
+]  # fmt: skip
+
+
+# What stands in the place of a field that is dropped, where it is not zero.
+OTHER = {"random/cpu": torch.Generator().manual_seed(9).get_state(), "factor": 0.5, "count": 9.0}
+OTHER |= {"best": None, "bad_epochs": 3, "offset": 5, "summed": 0}
+
+
+def test_no_stored_field_is_forgotten_here(halves):
+    stored = final_state(halves[0] / "checkpoints/half")
+    assert {kind(path) for path, *_ in parts_of(*stored)} == set(KINDS)
+
+
+def resumed(root, monkeypatch, dropped):
+    """The outcome of the second half, with the fields of the kind ``dropped`` lost on the way."""
+    shutil.rmtree(root / "checkpoints/parts", ignore_errors=True)
+    shutil.copytree(root / "checkpoints/half", root / "checkpoints/parts")
+    load, lost = training.load_checkpoint, []
+
+    def load_without(path):
+        stored = load(path)
+        for name, place, key in list(parts_of(*stored)):
+            if kind(name) == dropped:
+                place[key] = OTHER.get(key, torch.as_tensor(place[key]) * 0)
+                lost.append(name)
+        return stored
+
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(training, "load_checkpoint", load_without)
+    assert run_on_data(*ALL, "--name", "parts") == 0
+    assert bool(lost) == (dropped is not None)
+    return outcome(root / "checkpoints/parts")
+
+
+def test_with_all_of_it_the_second_half_is_the_same(halves, monkeypatch):
+    assert same(resumed(halves[0], monkeypatch, None), halves[1])
+
+
+@pytest.mark.parametrize("dropped", [k for k in KINDS if k != "state:skips.in_a_row"])
+def test_without_any_field_it_is_another_run(halves, monkeypatch, dropped):
+    assert not same(resumed(halves[0], monkeypatch, dropped), halves[1])
