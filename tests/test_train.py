@@ -275,3 +275,16 @@ def test_bad_files_below_the_limit_are_quarantined(here, capsys):
     events = [row for row in read_metrics(root / "metrics.jsonl") if row["kind"] == "event"]
     assert events[0]["event"] == "quarantine" and events[0]["files"] == 1
     assert "1 passed over" in capsys.readouterr().out
+
+
+def test_constant_images_train_and_are_told(here, capsys):
+    """No contrast at all: the norm's variance is 0, and everything stays finite."""
+    from PIL import Image
+
+    for domain, value in (("A", 0), ("B", 255)):
+        for path in (here / f"data/train{domain}").iterdir():
+            Image.new("RGB", (40, 40), (value, value, value)).save(path)
+    assert run_on_data("--steps", "6") == 0
+    assert "domain A: 5 images (5 of one constant colour)" in capsys.readouterr().out
+    rows = read_metrics(here / "checkpoints/0001/metrics.jsonl")
+    assert len(rows) == 3 and all(np.isfinite(row[name]) for row in rows for name in NAMES)

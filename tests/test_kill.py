@@ -1,0 +1,99 @@
+"""SIGKILL at any moment, inside the writing of a checkpoint too, loses nothing that was saved."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fastcyclegan.files import TEMPORARY_PREFIX
+from fastcyclegan.runs.checkpoint import latest_checkpoint
+from fastcyclegan.runs.folder import RunFolder
+from house_rules import ROOT
+from test_resume import outcome, same
+from tiny_runs import run_on_data
+
+KILLS = 100
+
+# A process that has imported everything makes a fresh one for each attempt: it forks, and the child
+# trains, telling each checkpoint that is whole. The parent never computes, so it has no threads.
+FORKER = """
+import os, sys
+from fastcyclegan import recorder, training
+from tiny_runs import run_on_data
+
+def told(*arguments):
+    path = write(*arguments)
+    os.write(3, b"%d\\n" % int(path.name[5:]))
+
+write, recorder.write_checkpoint = recorder.write_checkpoint, told
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        sys.stdin.close()
+        os._exit(run_on_data(*line.split()))
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("over", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_lose_nothing(here):
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    forker = subprocess.Popen(
+        ["bash", "-c", f'exec "$0" -c "$1" 3>&{writing} 2>err.txt', sys.executable, FORKER],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, pass_fds=[writing],
+    )  # fmt: skip
+    run, words = RunFolder(Path("checkpoints/mine")), "--save_every_steps 1 --keep 2 --name mine"
+    rng, saved, inside, steps = random.Random(0), 0, 0, []
+    for _ in range(KILLS):
+        forker.stdin.write(f"{words} --steps 100000\n")
+        forker.stdin.flush()
+        child, told = int(_word(forker)), b""
+        while not told and not Path("err.txt").read_text():
+            time.sleep(0.01)
+            told = _read(reading)
+        time.sleep(rng.random() * 0.2)
+        os.kill(child, signal.SIGKILL)
+        while _word(forker) != "over":
+            pass
+        told += _read(reading)
+        saved = max(saved, int(told.split()[-1]))
+        inside += bool(list(run.ckpt.glob(TEMPORARY_PREFIX + "*")))
+        found = latest_checkpoint(run, lambda *damaged: pytest.fail(str(damaged)))
+        assert found[0] >= saved
+        steps.append(found[0])
+    forker.kill()
+    forker.wait()
+    assert steps == sorted(steps) and inside >= 3, f"{inside} kills inside the writer"
+    last = str(steps[-1] + 2)
+    assert (
+        run_on_data("--name", "mine", "--save_every_steps", "1", "--keep", "2", "--steps", last)
+        == 0
+    )
+    assert run_on_data("--name", "whole", "--steps", last) == 0
+    mine, whole = (outcome(Path("checkpoints") / name) for name in ("mine", "whole"))
+    assert same(mine, whole)
+    print(f"{KILLS} kills, {inside} inside the writer, {steps[-1]} steps, 0 lost")
+
+
+def _word(forker):
+    """The next word of the forker itself, among those of its children."""
+    while True:
+        word = forker.stdout.readline().strip()
+        if word == "over" or word.isdigit():
+            return word
+
+
+def _read(descriptor):
+    try:
+        return os.read(descriptor, 65536)
+    except BlockingIOError:
+        return b""
