@@ -13,7 +13,7 @@ INSTALL = [
     'triton>=3.6; sys_platform == "linux"',
     "numpy>=2.0",
     "pillow>=12.2",
-    "nvtx>=0.2.11",
+    "nvtx>=0.2.12",
     "safetensors>=0.5",
     "rich>=13.7",
     "jinja2>=3.1",

@@ -105,6 +105,13 @@ class TrainConfig:
     milestone_epochs: int = option(50, "epochs between checkpoints kept for good; 0: none", low=0)
     max_skips: int = option(10, "steps in a row that may be not finite before going back", low=1)
     resume_force: bool = option(False, "continue --name with options that change what is computed")
+    nvtx: bool = option(False, "mark the phases of each step for Nsight; always on under it")
+    profile: str | None = option(
+        None, "torch: a trace of some steps, for Perfetto, in the run folder", choices=["torch"]
+    )
+    profile_steps: str | None = option(
+        None, "A:B profiles steps A to B - 1: in the trace, or by cudaProfilerApi"
+    )
 
 
 @dataclass(frozen=True)
@@ -171,3 +178,15 @@ def generator_depth(netG: str) -> tuple[str, int]:
     if not match:
         raise UserError(f"--netG {netG}: not resnet_Nblocks with N to 99, unet_128 or unet_256")
     return "resnet", int(match[1])
+
+
+def profile_window(text: str) -> tuple[int, int]:
+    """The first step and the one behind the last of ``--profile_steps`` A:B.
+
+    Raises:
+        UserError: ``text`` has another form, or names no step.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise UserError(f"--profile_steps {text}: not A:B with A below B; 50:60 is steps 50 to 59")
+    return int(match[1]), int(match[2])

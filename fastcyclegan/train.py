@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastcyclegan import command
-from fastcyclegan.config import TrainConfig, apply_preset, generator_depth
+from fastcyclegan.config import TrainConfig, apply_preset, generator_depth, profile_window
 from fastcyclegan.errors import UserError
 from fastcyclegan.options import check_ranges, parse_explicit
 from fastcyclegan.runs.folder import require_place, valid_name
@@ -66,6 +66,12 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--compile_scope {config.compile_scope} needs --compile")
     if config.impl == "reference" and config.compile:
         raise UserError("--impl reference is the plain path: it cannot be combined with --compile")
+    if config.profile_steps is not None:
+        profile_window(config.profile_steps)
+    if config.nvtx and config.profile:
+        raise UserError(
+            f"--nvtx is for Nsight, --profile {config.profile} records by itself: choose one"
+        )
 
 
 def _check_generator(config: TrainConfig) -> None:

@@ -14,6 +14,7 @@ from fastcyclegan.device import resolve_precision
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
 from fastcyclegan.out_of_memory import explain
+from fastcyclegan.profiling import Profiler, check_profiling
 from fastcyclegan.recorder import Recorder
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder, differences, open_run
@@ -43,10 +44,11 @@ def train(config: TrainConfig, device: torch.device, console: Console) -> int:
     precision = resolve_precision(config.precision, device)
     torch.use_deterministic_algorithms(config.deterministic)
     system = make_system(config, device, precision, partial(console.print, soft_wrap=True))
+    schedule = Schedule.of(config, system.sampler.epoch_length)
+    check_profiling(config, device, schedule.total_steps)
     options = identity(config, system.images.digest, precision.name)
     place, digest = Path(config.checkpoints_dir), digest_of(options)
     folder = open_run(place, config.name, digest, config.resume, options, config.resume_force)
-    schedule = Schedule.of(config, system.sampler.epoch_length)
     with folder.locked():
         return Run(config, folder, system, schedule, options, console).loop()
 
@@ -81,12 +83,13 @@ class Run:
         first = self._resume()
         if first >= self.total:
             return self._is_finished(first)
+        profiler = self._profiler(first)
         self._begin(first)
         self._compile()
-        with StopRequest() as stop, Progress(self.total, first, self.console) as progress:
+        with StopRequest() as stop, Progress(self.total, first, self.console) as progress, profiler:
             self.recorder.start(first, progress)
             try:
-                return self._steps(first, stop)
+                return self._steps(first, stop, profiler)
             except torch.OutOfMemoryError as error:
                 problem = str(error)
             finally:
@@ -95,15 +98,18 @@ class Run:
         batch = partial(self.skips.batch, first)
         raise Stop(OUT_OF_MEMORY, explain(self.system, batch, self.config.impl, problem))
 
-    def _steps(self, first: int, stop: StopRequest) -> int:
+    def _steps(self, first: int, stop: StopRequest, profiler: Profiler) -> int:
         recorder, step_function = self.recorder, self.system.STEPS[self.config.impl]
         step, batch_size = first, self.config.batch_size
-        images = torch.arange(batch_size, device=self.device)
-        number = images + step * batch_size
+        numbers = torch.arange(batch_size, device=self.device)
+        number = numbers + step * batch_size
         while step < self.total:
             lr = self._learning_rate(step)
             self.model.set_lr(lr)
-            losses = step_function(self.model, *self.skips.batch(step), number)
+            with profiler.step(step):
+                with profiler.phase("data"):
+                    images = self.skips.batch(step)
+                losses = step_function(self.model, *images, number)
             number += batch_size
             self._follow(step, losses)
             recorder.after_step(step + 1, losses, lr)
@@ -114,9 +120,15 @@ class Run:
                 return self._stop(step, stop.signum)
             if self.skips.too_many:
                 step = self._go_back(step)
-                number = images + step * batch_size
+                number = numbers + step * batch_size
         recorder.settle()
         return self._finish()
+
+    def _profiler(self, first: int) -> Profiler:
+        where = self.folder.profile, self.say
+        profiler = Profiler(self.config, self.device, first, self.total, *where)
+        self.model.phase = profiler.phase
+        return profiler
 
     def _learning_rate(self, step: int) -> float:
         falling = self.plateau.factor if self.plateau else 1.0

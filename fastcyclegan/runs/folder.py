@@ -56,6 +56,11 @@ class RunFolder:
         """quarantine.jsonl: files passed over, with the reason."""
         return self.root / "quarantine.jsonl"
 
+    @property
+    def profile(self) -> Path:
+        """Folder of the traces of ``--profile torch``; made when the first is written."""
+        return self.root / "profile"
+
     def preview(self, step: int) -> Path:
         """The preview picture of ``step``."""
         return self.previews / f"step-{step:08d}.png"

@@ -39,6 +39,9 @@ _NOT_IDENTITY = frozenset(
         "max_skips",
         "resume_force",
         "max_bad",
+        "nvtx",
+        "profile",
+        "profile_steps",
     }
 )
 

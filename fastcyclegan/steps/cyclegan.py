@@ -135,7 +135,8 @@ def fused_step(
     model.begin_step()
     losses, fakes, gradients = generator_phase(model, real_A, real_B)
     model.set_gradients("G", gradients)
-    pooled = {domain: model.pools[domain].query(fakes[domain], number) for domain in "AB"}
+    with model.phase("pool"):
+        pooled = {domain: model.pools[domain].query(fakes[domain], number) for domain in "AB"}
     d_losses, gradients = discriminator_phase(model, real_A, real_B, pooled, number)
     model.set_gradients("D", gradients)
     return _update(model, losses | d_losses, number)
@@ -150,8 +151,10 @@ def generator_phase(
     """
     weights = {name: model.weights[name].copies for name in GENERATORS}
     weights |= {name: model.weights[name].detached() for name in DISCRIMINATORS}
-    losses, fake_A, fake_B = model.generator_losses(model, weights, real_A, real_B)
-    gradients = gradients_of(sum(losses.values()), [weights[name] for name in GENERATORS])
+    with model.phase("G_forward"):
+        losses, fake_A, fake_B = model.generator_losses(model, weights, real_A, real_B)
+    with model.phase("G_backward"):
+        gradients = gradients_of(sum(losses.values()), [weights[name] for name in GENERATORS])
     return losses, {"A": fake_A.detach(), "B": fake_B.detach()}, gradients
 
 
@@ -187,14 +190,16 @@ def discriminator_phase(
     ``number``, as in :func:`fused_step`, is needed by gan_mode wgangp alone.
     """
     weights = {name: model.weights[name].copies for name in DISCRIMINATORS}
-    losses = model.discriminator_losses(model, weights, real_A, real_B, pooled)
-    if model.settings.gan_mode == "wgangp":
-        for name, real, domain in (("D_A", real_B, "B"), ("D_B", real_A, "A")):
-            judge = partial(model.networks[name].compute, weights=weights[name])
-            penalty = _penalty(model, name, judge, real, pooled[domain], number)
-            losses = losses | {name: losses[name] + penalty}
+    with model.phase("D_forward"):
+        losses = model.discriminator_losses(model, weights, real_A, real_B, pooled)
+        if model.settings.gan_mode == "wgangp":
+            for name, real, domain in (("D_A", real_B, "B"), ("D_B", real_A, "A")):
+                judge = partial(model.networks[name].compute, weights=weights[name])
+                penalty = _penalty(model, name, judge, real, pooled[domain], number)
+                losses = losses | {name: losses[name] + penalty}
     judges = [weights[name] for name in DISCRIMINATORS]
-    return losses, gradients_of(sum(losses.values()), judges)
+    with model.phase("D_backward"):
+        return losses, gradients_of(sum(losses.values()), judges)
 
 
 def discriminator_losses(
@@ -216,15 +221,39 @@ def reference_step(
     model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor, number: torch.Tensor
 ) -> torch.Tensor:
     """As :func:`fused_step`, one network call per set of images; the oracle and the baseline."""
-    settings, mode = model.settings, model.settings.gan_mode
+    mode, phase = model.settings.gan_mode, model.phase
     model.begin_step()
+    _require_gradients(model, DISCRIMINATORS, False)
+    with phase("G_forward"):
+        losses, fakes = _plain_generator_losses(model, real_A, real_B)
+    with phase("G_backward"):
+        model.optimisers["G"].zero_grad()
+        sum(losses.values()).backward()
+    _require_gradients(model, DISCRIMINATORS, True)
+    model.optimisers["D"].zero_grad()
+    for name, real, domain in (("D_A", real_B, "B"), ("D_B", real_A, "A")):
+        D = model.networks[name]
+        with phase("pool"):
+            pooled = model.pools[domain].query(fakes[domain], number)
+        with phase("D_forward"):
+            losses[name] = 0.5 * (gan_loss(D(real), True, mode) + gan_loss(D(pooled), False, mode))
+            if mode == "wgangp":
+                losses[name] = losses[name] + _penalty(model, name, D, real, pooled, number)
+        with phase("D_backward"):
+            losses[name].backward()
+    return _update(model, losses, number)
+
+
+def _plain_generator_losses(
+    model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor
+) -> tuple[Losses, dict[str, torch.Tensor]]:
+    """As :func:`generator_losses`, in JZ's order of calls; and the fakes by domain."""
+    settings, mode = model.settings, model.settings.gan_mode
     G_A, G_B, D_A, D_B = (model.networks[name] for name in GENERATORS + DISCRIMINATORS)
     fake_B = G_A(real_A)
     rec_A = G_B(fake_B)
     fake_A = G_B(real_B)
     rec_B = G_A(fake_A)
-    _require_gradients(model, DISCRIMINATORS, False)
-    model.optimisers["G"].zero_grad()
     losses = {
         "G_A": gan_loss(D_A(fake_B), True, mode),
         "G_B": gan_loss(D_B(fake_A), True, mode),
@@ -235,19 +264,7 @@ def reference_step(
         scale = settings.lambda_identity
         losses["idt_A"] = scale * settings.lambda_B * l1_loss(G_A(real_B), real_B)
         losses["idt_B"] = scale * settings.lambda_A * l1_loss(G_B(real_A), real_A)
-    sum(losses.values()).backward()
-    _require_gradients(model, DISCRIMINATORS, True)
-    model.optimisers["D"].zero_grad()
-    for name, D, real, domain, fake in (
-        ("D_A", D_A, real_B, "B", fake_B),
-        ("D_B", D_B, real_A, "A", fake_A),
-    ):
-        pooled = model.pools[domain].query(fake, number)
-        losses[name] = 0.5 * (gan_loss(D(real), True, mode) + gan_loss(D(pooled), False, mode))
-        if mode == "wgangp":
-            losses[name] = losses[name] + _penalty(model, name, D, real, pooled, number)
-        losses[name].backward()
-    return _update(model, losses, number)
+    return losses, {"A": fake_A, "B": fake_B}
 
 
 STEPS = {"fused": fused_step, "reference": reference_step}

@@ -8,6 +8,7 @@ import torch
 from fastcyclegan.models import Network
 from fastcyclegan.steps.gate import Gate
 from fastcyclegan.steps.optimiser import Weights, adam, set_lr
+from fastcyclegan.steps.phases import Phase, unmarked
 
 
 class Model:
@@ -25,6 +26,7 @@ class Model:
         weights: of each network that is trained.
         optimisers: by name.
         gate: keeps a step that is not finite from changing anything.
+        phase: marks the phases of a step for a profiler, by their names in ``steps.phases``.
     """
 
     OWNERS: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -34,6 +36,7 @@ class Model:
         self, networks: dict[str, Network], lr: float, beta1: float, dtype: torch.dtype
     ) -> None:
         self.networks = networks
+        self.phase: Phase = unmarked
         trained = [name for names in self.OWNERS.values() for name in names]
         self.weights = {name: Weights(networks[name], dtype) for name in trained}
         self.optimisers = {
@@ -75,8 +78,7 @@ class Model:
     def update(self, which: str, gradients: Sequence[Sequence[torch.Tensor]]) -> None:
         """One step of the optimiser ``which``; ``gradients`` of each of its networks."""
         self.set_gradients(which, gradients)
-        self.optimisers[which].step()
-        self.refresh_weights(self.OWNERS[which])
+        self._advance(which)
 
     def move(self, losses: torch.Tensor, *which: str) -> None:
         """One step of the optimisers ``which`` with the gradients that they were handed.
@@ -87,8 +89,12 @@ class Model:
         owned = [name for optimiser in which for name in self.OWNERS[optimiser]]
         self.gate.judge(losses, (p for name in owned for p in self.weights[name].masters))
         for optimiser in which:
-            self.optimisers[optimiser].step()
-        self.refresh_weights(owned)
+            self._advance(optimiser)
+
+    def _advance(self, which: str) -> None:
+        with self.phase(f"{which}_opt"):
+            self.optimisers[which].step()
+            self.refresh_weights(self.OWNERS[which])
 
     def end_step(self, number: torch.Tensor) -> None:
         """Count the step, and undo what it did to the model's memory where the gate is shut.
