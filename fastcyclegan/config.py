@@ -12,6 +12,8 @@ from fastcyclegan.errors import UserError
 from fastcyclegan.jz_options import MAPPED, REFUSED_MODELS, REMOVED, REMOVED_FROM_TRANSLATE
 from fastcyclegan.options import option, positional, required
 
+CUDA_GRAPH = ("auto", "on", "off")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -86,6 +88,9 @@ class TrainConfig:
     compile: bool = option(False, "compile the networks with torch.compile")
     compile_scope: str = option(
         "block", "what --compile compiles at once; step takes minutes", choices=["block", "step"]
+    )
+    cuda_graph: str = option(
+        "auto", "one CUDA graph for the whole step; auto: with --compile", choices=CUDA_GRAPH
     )
     impl: str = option(
         "fused", "the step: fused, or reference, plain and slow", choices=["fused", "reference"]

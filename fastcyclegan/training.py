@@ -21,7 +21,9 @@ from fastcyclegan.runs.folder import RunFolder, differences, open_run
 from fastcyclegan.runs.identity import digest_of, identity, machine
 from fastcyclegan.runs.progress import Progress
 from fastcyclegan.runs.signals import StopRequest
+from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
 from fastcyclegan.steps.compilation import compile_model, missing_compiler
+from fastcyclegan.steps.model import Step
 from fastcyclegan.steps.schedule import Plateau, Schedule
 from fastcyclegan.steps.state import load_train_state
 from fastcyclegan.systems import System, make_system
@@ -44,6 +46,7 @@ def train(config: TrainConfig, device: torch.device, console: Console) -> int:
     precision = resolve_precision(config.precision, device)
     torch.use_deterministic_algorithms(config.deterministic)
     system = make_system(config, device, precision, partial(console.print, soft_wrap=True))
+    _check_cuda_graph(config, system)
     schedule = Schedule.of(config, system.sampler.epoch_length)
     check_profiling(config, device, schedule.total_steps)
     options = identity(config, system.images.digest, precision.name)
@@ -51,6 +54,16 @@ def train(config: TrainConfig, device: torch.device, console: Console) -> int:
     folder = open_run(place, config.name, digest, config.resume, options, config.resume_force)
     with folder.locked():
         return Run(config, folder, system, schedule, options, console).loop()
+
+
+def _check_cuda_graph(config: TrainConfig, system: System) -> None:
+    """Raise UserError if ``--cuda_graph on`` asks for what cannot be."""
+    if config.cuda_graph != "on":
+        return
+    if system.device.type != "cuda":
+        raise UserError(f"--cuda_graph on: {system.device} has no CUDA graphs; leave it out")
+    if system.uncapturable:
+        raise UserError(f"--cuda_graph on: {system.uncapturable}; leave it out")
 
 
 class Run:
@@ -99,7 +112,7 @@ class Run:
         raise Stop(OUT_OF_MEMORY, explain(self.system, batch, self.config.impl, problem))
 
     def _steps(self, first: int, stop: StopRequest, profiler: Profiler) -> int:
-        recorder, step_function = self.recorder, self.system.STEPS[self.config.impl]
+        recorder, step_function = self.recorder, self._step_function()
         step, batch_size = first, self.config.batch_size
         numbers = torch.arange(batch_size, device=self.device)
         number = numbers + step * batch_size
@@ -123,6 +136,18 @@ class Run:
                 number = numbers + step * batch_size
         recorder.settle()
         return self._finish()
+
+    def _step_function(self) -> Step:
+        """The step that is asked for, to be captured if that is asked for and possible."""
+        step, wanted = self.system.STEPS[self.config.impl], self.config.cuda_graph
+        if not (wanted == "on" or (wanted == "auto" and self.config.compile)):
+            return step
+        if self.device.type != "cuda":
+            return step
+        if self.system.uncapturable:
+            self.say(f"the step runs uncaptured: {self.system.uncapturable}")
+            return step
+        return CapturedStep(step, self.recorder.progress.say, CudaGraphs(self.device))
 
     def _profiler(self, first: int) -> Profiler:
         where = self.folder.profile, self.say

@@ -27,6 +27,7 @@ _NOT_IDENTITY = frozenset(
         "num_threads",
         "compile",
         "compile_scope",
+        "cuda_graph",
         "impl",
         "deterministic",
         "resume",

@@ -1,6 +1,6 @@
 """What the networks of any system have in common while they are trained."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,10 @@ from fastcyclegan.models import Network
 from fastcyclegan.steps.gate import Gate
 from fastcyclegan.steps.optimiser import Weights, adam, set_lr
 from fastcyclegan.steps.phases import Phase, unmarked
+
+# Called with a model, the images of a batch and their running numbers, (N,) int64; returns the
+# losses, on the device, without a host sync.
+Step = Callable[..., torch.Tensor]
 
 
 class Model:
@@ -35,7 +39,7 @@ class Model:
     def __init__(
         self, networks: dict[str, Network], lr: float, beta1: float, dtype: torch.dtype
     ) -> None:
-        self.networks = networks
+        self.networks, self._lr = networks, lr
         self.phase: Phase = unmarked
         trained = [name for names in self.OWNERS.values() for name in names]
         self.weights = {name: Weights(networks[name], dtype) for name in trained}
@@ -58,6 +62,9 @@ class Model:
 
     def set_lr(self, lr: float) -> None:
         """The learning rate of all optimisers from the next step on."""
+        if lr == self._lr:
+            return
+        self._lr = lr
         for optimiser in self.optimisers.values():
             set_lr(optimiser, lr)
 

@@ -51,12 +51,21 @@ class Weights:
 
 
 def adam(weights: Iterable[Weights], lr: float, beta1: float) -> torch.optim.Adam:
-    """Adam over the masters of several networks, as JZ sets it: betas (beta1, 0.999), eps 1e-8."""
+    """Adam over the masters of several networks, as JZ sets it: betas (beta1, 0.999), eps 1e-8.
+
+    On a GPU the rate is a tensor, which a captured step reads anew at each replay.
+    """
     masters = [p for w in weights for p in w.masters]
-    return torch.optim.Adam(masters, lr=lr, betas=(beta1, 0.999), eps=1e-8, fused=True)
+    on_gpu = masters[0].is_cuda
+    rate = torch.tensor(lr, device=masters[0].device) if on_gpu else lr
+    kind = {"fused": True, "capturable": on_gpu}
+    return torch.optim.Adam(masters, lr=rate, betas=(beta1, 0.999), eps=1e-8, **kind)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """The learning rate of the next steps."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

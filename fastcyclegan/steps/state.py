@@ -37,9 +37,9 @@ def load_train_state(model: Model, tensors: dict[str, torch.Tensor]) -> None:
     for name, parameter, optimiser in _parameters(model):
         if f"{name}/step" not in tensors:
             continue
-        state = {m: torch.empty_like(parameter).copy_(tensors[f"{name}/{m}"]) for m in _MOMENTS[:2]}
-        state["step"] = tensors[f"{name}/step"].to(parameter.device)
-        optimiser.state[parameter] = state
+        # into the tensors that are there already, as a captured step reads and writes those
+        for moment in _MOMENTS:
+            optimiser.state[parameter][moment].copy_(tensors[f"{name}/{moment}"])
     model.load_memory(tensors)
     if "random/cpu" in tensors:
         torch.set_rng_state(tensors["random/cpu"].cpu())

@@ -1,7 +1,7 @@
 """The face that a system shows to the training loop, the recorder and the checkpoints."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -10,9 +10,7 @@ import torch
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.device import Precision
 from fastcyclegan.runs.previews import save_preview
-from fastcyclegan.steps.model import Model
-
-Step = Callable[..., torch.Tensor]
+from fastcyclegan.steps.model import Model, Step
 
 
 class Images(Protocol):
@@ -73,6 +71,11 @@ class System(ABC):
     @abstractmethod
     def title(self) -> str:
         """What is trained, in a few words."""
+
+    @property
+    def uncapturable(self) -> str | None:
+        """Why a step cannot be one CUDA graph, in a few words, or None if it can."""
+        return None
 
     def image_names(self, step: int) -> dict[str, list[str]]:
         """Names of the images of the sampler's batch ``step``, by domain, in the batch's order."""

@@ -13,7 +13,8 @@ from fastcyclegan.runs.evaluation import preview_rows, psnr
 from fastcyclegan.steps.assembly import check_image_sizes, make_networks, make_settings
 from fastcyclegan.steps.cyclegan import STEPS, CycleGAN
 from fastcyclegan.steps.losses import NAMES
-from fastcyclegan.systems.base import Shown, Step, System
+from fastcyclegan.steps.model import Step
+from fastcyclegan.systems.base import Shown, System
 
 
 class CycleGANSystem(System):
@@ -51,6 +52,15 @@ class CycleGANSystem(System):
             domain: [images.names[i] for i in index.tolist()]
             for domain, index, images in zip("AB", drawn, sets, strict=True)
         }
+
+    @property
+    def uncapturable(self) -> str | None:
+        """A second derivative, or images whose sizes differ."""
+        if self.config.gan_mode == "wgangp":
+            return "--gan_mode wgangp differentiates the discriminators twice"
+        if None in self.sampler.sizes:
+            return f"the images have different sizes after --preprocess {self.config.preprocess}"
+        return None
 
     def plateau_metric(self, losses: torch.Tensor) -> torch.Tensor:
         """Both cycle losses."""
