@@ -55,7 +55,7 @@ class Skips:
         self.in_a_row = found.in_a_row
         steps = [number // self.config.batch_size for number in found.numbers]
         for step in steps:
-            event = {"step": step + 1, "event": "skipped", "images": self._names(step)}
+            event = {"step": step + 1, "event": "skipped", "names": self._names(step)}
             if step in (steps[0], steps[-1]):
                 last = step == steps[-1] and len(steps) == found.count
                 event["repro"] = self._store(step, exact=last and found.in_a_row > 0)
@@ -122,12 +122,12 @@ class Skips:
             "version": __version__,
             "step": step,
             "offset": self.offset,
-            "images": self._names(step),
+            "names": self._names(step),
             "networks_of_this_step": exact,
             "not_finite": self.culprits() if exact else None,
             "train": asdict(self.config),
         }
-        images = dict(zip(about["images"], self.batch(step), strict=True))
+        images = dict(zip(about["names"], self.batch(step), strict=True))
         files = {"images.safetensors": tensors_to_bytes(images, {"step": str(step)})}
         if exact:
             networks = self.system.model.networks
@@ -149,11 +149,11 @@ class Skips:
 def told(events: list[dict[str, Any]]) -> str:
     """One line about the events of one reading."""
     count = sum(event.get("unlisted", 1) for event in events)
-    last = next(event for event in reversed(events) if "images" in event)
+    last = next(event for event in reversed(events) if "names" in event)
     steps = "1 step was" if count == 1 else f"{count} steps were"
     images = "; ".join(
         f"{domain} " + ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-        for domain, names in last["images"].items()
+        for domain, names in last["names"].items()
     )
     line = f"{steps} not finite and changed nothing, the last one step {last['step']} ({images})"
     return f"{line}: {last['repro']}" if last.get("repro") else line

@@ -281,3 +281,25 @@ def test_a_killed_saver_never_loses_what_it_reported(run):
         step, path = latest_checkpoint(run, lambda *damaged: pytest.fail(str(damaged)))
         assert step >= reported
         load_checkpoint(path)
+
+
+def test_milestones_stay_and_the_others_go(run):
+    for step in range(1, 7):
+        snapshot = checkpoint.take_snapshot(step, networks(step), {}, {}, milestone=step in (2, 4))
+        checkpoint.write_checkpoint(run, snapshot, keep=1)
+    assert steps(run) == ["step-00000002", "step-00000004", "step-00000006"]
+    save(run, 3, keep=1)  # the run has left the future that milestone 4 was in
+    assert steps(run) == ["step-00000002", "step-00000003"]
+
+
+def test_a_snapshot_does_not_follow_the_run(run):
+    nets, pool = networks(1), torch.ones(4)
+    state = {"list": [1]}
+    snapshot = checkpoint.take_snapshot(1, nets, {"pool": pool}, state)
+    with torch.no_grad():
+        nets["G_A"].state_dict()["model.1.weight"].zero_()
+        pool.zero_()
+    state["list"].append(2)
+    weights, tensors, kept = load_checkpoint(checkpoint.write_checkpoint(run, snapshot))
+    assert weights["G_A"]["model.1.weight"].any() and tensors["pool"].all()
+    assert kept == {"list": [1]}

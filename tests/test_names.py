@@ -49,8 +49,8 @@ def test_training_names_them_in_whole_lines(odd, monkeypatch, capsys):
     rows = [json.loads(line) for line in (root / "quarantine.jsonl").read_bytes().splitlines()]
     assert len(rows) == len(NAMES) + 1
     assert {os.fsencode(row["path"]).endswith(b"circle.png") for row in rows} == {True, False}
-    events = [row for row in read_metrics(root / "metrics.jsonl") if "images" in row]
-    assert {os.fsencode(event["images"]["A"][0]) for event in events} == set(NAMES)
+    events = [row for row in read_metrics(root / "metrics.jsonl") if "names" in row]
+    assert {os.fsencode(event["names"]["A"][0]) for event in events} == set(NAMES)
     assert all(json.loads(path.read_text()) for path in root.glob("repro-*/repro.json"))
     captured = capsys.readouterr()
     text = (captured.out + captured.err).encode("utf-8", "backslashreplace")

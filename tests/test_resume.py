@@ -3,6 +3,8 @@
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from fastcyclegan import training
 from fastcyclegan.runs import metrics
 from fastcyclegan.steps.cyclegan import STEPS
+from house_rules import ROOT
 from tiny_runs import final_state, run_on_data
 
 # Epochs of five steps, full rate in the first of them, falling in the others; ticks of two steps.
@@ -188,3 +191,81 @@ def test_with_all_of_it_the_second_half_is_the_same(halves, monkeypatch):
 @pytest.mark.parametrize("dropped", [k for k in KINDS if k != "state:skips.in_a_row"])
 def test_without_any_field_it_is_another_run(halves, monkeypatch, dropped):
     assert not same(resumed(halves[0], monkeypatch, dropped), halves[1])
+
+
+def test_other_options_are_refused_by_name_unless_forced(here, capsys):
+    assert run_on_data("--name", "mine", "--steps", "2") == 0
+    words = ["--name", "mine", "--steps", "4", "--lambda_A", "5", "--lr", "0.001"]
+    assert run_on_data(*words) == 2
+    refusal = capsys.readouterr().err
+    assert "lambda_A: 10.0 there, 5.0 now; lr: 0.0002 there, 0.001 now" in refusal
+    assert "--resume_force" in refusal
+    assert run_on_data(*words, "--resume_force") == 0
+    changed = "lambda_A: 10.0 there, 5.0 now; lr: 0.0002 there, 0.001 now"
+    said = capsys.readouterr().out
+    assert f"--resume_force: going on with other options ({changed})" in said
+    rows = metrics.read_metrics(here / "checkpoints/mine/metrics.jsonl")
+    forced = [row for row in rows if row.get("event") == "forced"]
+    assert [(row["step"], row["changed"]) for row in forced] == [(2, changed)]
+    assert [row["lr_G"] for row in rows if row["kind"] == "train"] == [2e-4, 1e-3]
+    # From now on these are the run's options.
+    assert run_on_data(*words, "--steps", "6") == 0
+    assert run_on_data("--name", "mine", "--steps", "8") == 2
+
+
+def test_force_cannot_make_other_networks_fit_and_loses_nothing(here, capsys):
+    assert run_on_data("--name", "mine", "--steps", "2") == 0
+    before = {p: p.read_bytes() for p in (here / "checkpoints").rglob("*") if p.is_file()}
+    for words in (["--ngf", "6"], ["--pool_size", "5"], ["--netG", "resnet_2blocks"]):
+        assert run_on_data("--name", "mine", "--steps", "4", "--resume_force", *words) == 2
+        error = capsys.readouterr().err
+        assert "step-00000002 does not fit these options: " in error and error.count("\n") == 1
+    assert run_on_data("--resume_force", "--steps", "4") == 2
+    assert "--resume_force needs --name" in capsys.readouterr().err
+    after = {p: p.read_bytes() for p in (here / "checkpoints").rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_milestones_are_saved_and_stay(here):
+    words = [*DECAY, "--milestone_epochs", "1", "--save_epoch_freq", "99", "--keep", "1"]
+    assert run_on_data(*words, "--name", "mine") == 0
+    saved = sorted(path.name for path in (here / "checkpoints/mine/ckpt").iterdir())
+    assert saved == ["step-00000005", "step-00000010", "step-00000015"]
+
+
+COMPILED = """
+import sys
+import test_resume as t
+from pathlib import Path
+from fastcyclegan.steps import cyclegan
+
+plans = {"stop": []}
+fused = cyclegan.STEPS["fused"]
+
+def step(model, real_A, real_B, number):
+    if plans["stop"] and int(number[0]) == plans["stop"][0]:
+        plans["stop"].pop()
+        t.signal.raise_signal(t.signal.SIGTERM)
+    return fused(model, real_A, real_B, number)
+
+cyclegan.STEPS["fused"] = step
+words = [*t.DECAY, "--compile"]
+assert t.run_on_data(*words, "--name", "whole") == 0
+whole = t.outcome(Path("checkpoints/whole"))
+for stop_at in (3, 5, 10):
+    plans["stop"] = [stop_at - 1]
+    name = f"parts{stop_at}"
+    assert t.run_on_data(*words, "--name", name) == 143
+    assert t.run_on_data(*words, "--name", name) == 0
+    assert t.same(whole, t.outcome(Path("checkpoints") / name)), stop_at
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_compiled_runs_resume_as_the_same_run(here, monkeypatch):
+    """In a process of its own: compiled code and its caches stay out of the other tests."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("same\n"), done.stderr[-2000:]
+    assert "eager instead" not in done.stdout

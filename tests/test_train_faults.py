@@ -56,12 +56,12 @@ def test_a_step_that_is_not_finite_is_skipped_named_and_stored(here, at_step, ca
     train = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in train] == [2, 4, 6] and all(row["G_A"] for row in train)
     [event] = events(root)
-    names_A, names_B = event["images"]["A"], event["images"]["B"]
+    names_A, names_B = event["names"]["A"], event["names"]["B"]
     assert (event["step"], event["event"], event["repro"]) == (4, "skipped", "repro-step-00000003")
     said = f"1 step was not finite and changed nothing, the last one step 4 (A {names_A[0]}; B "
     assert said in capsys.readouterr().out
     about = json.loads((root / "repro-step-00000003/repro.json").read_text())
-    assert about["images"] == {"A": names_A, "B": names_B} and about["networks_of_this_step"]
+    assert about["names"] == {"A": names_A, "B": names_B} and about["networks_of_this_step"]
     assert about["not_finite"][0].startswith("gradient of G_A/")
     images = load_file(root / "repro-step-00000003/images.safetensors")
     assert images["A"].shape == (1, 3, 32, 32) and images["A"].isfinite().all()

@@ -32,33 +32,28 @@ class Gate:
 
     Args:
         optimisers: those of the step; where the gate is shut their steps do nothing.
-        buffers: what forward passes change: running statistics.
-        device: of all of them.
+        device: of their parameters.
 
     Attributes:
         shut: 0-D fp32, 1 if the last step was not finite, else 0.
     """
 
-    def __init__(
-        self,
-        optimisers: Iterable[torch.optim.Optimizer],
-        buffers: Sequence[torch.Tensor],
-        device: torch.device,
-    ) -> None:
-        self._buffers = buffers
+    def __init__(self, optimisers: Iterable[torch.optim.Optimizer], device: torch.device) -> None:
         self.shut = torch.zeros((), device=device)
         self._one = torch.ones((), device=device)
         # skipped since the last reading, skipped in a row, then the numbers
         self._record = torch.zeros(2 + LISTED, dtype=torch.int64, device=device)
         self._slots = torch.arange(LISTED, device=device)
-        self._before: list[torch.Tensor] = []
+        self._now: Sequence[torch.Tensor] = ()
+        self._before: Sequence[torch.Tensor] = ()
         for optimiser in optimisers:
             optimiser.found_inf = self.shut
 
-    def begin(self) -> None:
-        """Open, and remember what the forward passes of a step are about to change."""
+    @torch.no_grad()
+    def begin(self, changing: Sequence[torch.Tensor]) -> None:
+        """Open, and remember ``changing``: what is changed before the step has been judged."""
         self.shut.zero_()
-        self._before = [buffer.clone() for buffer in self._buffers]
+        self._now, self._before = changing, [tensor.clone() for tensor in changing]
 
     @torch.no_grad()
     def judge(self, losses: torch.Tensor, masters: Iterable[torch.Tensor]) -> None:
@@ -80,9 +75,9 @@ class Gate:
         numbers.copy_(torch.where(here, number[0], numbers))
         skipped += bad
         in_a_row.copy_((in_a_row + 1) * bad)
-        for buffer, old in zip(self._buffers, self._before, strict=True):
-            buffer.copy_(torch.where(bad.bool(), old, buffer))
-        self._before = []
+        for tensor, old in zip(self._now, self._before, strict=True):
+            tensor.copy_(torch.where(bad.bool(), old, tensor))
+        self._now = self._before = ()
 
     def read(self) -> Skipped:
         """What was skipped since the last call; one host sync."""

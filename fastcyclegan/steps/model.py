@@ -47,8 +47,8 @@ class Model:
             which: adam((self.weights[name] for name in names), lr, beta1)
             for which, names in self.OWNERS.items()
         }
-        buffers = [buffer for net in networks.values() for buffer in net.buffers()]
-        self.gate = Gate(self.optimisers.values(), buffers, self.device)
+        self._statistics = [buffer for net in networks.values() for buffer in net.buffers()]
+        self.gate = Gate(self.optimisers.values(), self.device)
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +80,11 @@ class Model:
 
     def begin_step(self) -> None:
         """Open the gate; before the first forward pass of a step."""
-        self.gate.begin()
+        self.gate.begin([*self._statistics, *self.provisional()])
+
+    def provisional(self) -> Sequence[torch.Tensor]:
+        """What a step changes before all of it has been judged, besides running statistics."""
+        return ()
 
     def update(self, which: str, gradients: Sequence[Sequence[torch.Tensor]]) -> None:
         """One step of the optimiser ``which``; ``gradients`` of each of its networks."""

@@ -59,7 +59,17 @@ def adam(weights: Iterable[Weights], lr: float, beta1: float) -> torch.optim.Ada
     on_gpu = masters[0].is_cuda
     rate = torch.tensor(lr, device=masters[0].device) if on_gpu else lr
     kind = {"fused": True, "capturable": on_gpu}
-    return torch.optim.Adam(masters, lr=rate, betas=(beta1, 0.999), eps=1e-8, **kind)
+    optimiser = torch.optim.Adam(masters, lr=rate, betas=(beta1, 0.999), eps=1e-8, **kind)
+    for p in masters:
+        # What torch makes in the first step: here from the beginning, so that a step only changes.
+        moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+        optimiser.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+    return optimiser
+
+
+def moments(optimiser: torch.optim.Adam) -> list[torch.Tensor]:
+    """All that ``optimiser`` keeps, one tensor after the other."""
+    return [tensor for state in optimiser.state.values() for tensor in state.values()]
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
