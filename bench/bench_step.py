@@ -68,7 +68,7 @@ def _images(size: Size, dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 def _ours(row: Row, size: Size) -> Callable[[], torch.Tensor]:
-    config = TrainConfig(netG=size.netG, ngf=size.ngf, ndf=size.ngf)
+    config = TrainConfig(netG=size.netG, ngf=size.ngf, ndf=size.ngf, impl=row.impl)
     shape = (3, size.pixels, size.pixels)
     model = CycleGAN(make_networks(config, DEVICE), Settings(dtype=row.dtype), shape, shape)
     if row.scope:

@@ -1,10 +1,13 @@
 """Registers, memory and load widths of every kernel, compiled ahead of time; needs no GPU.
 
-    python -m bench.resources [--arch 90 ...] [--dtype bfloat16 ...] [--out FILE] [--write]
+    python -m bench.resources [--arch 90 ...] [--dtype bfloat16 ...] [--few] [--list]
+                              [--out FILE] [--write]
 
 Compiles each kernel in the configurations that the networks use, for each architecture, and prints
-one row per kernel and configuration, with the registers on each architecture. ``--write`` stores
-them in results/resources.json, which the tests hold them to; ``--out`` writes all figures as JSON.
+one row per kernel and configuration, with the registers on each architecture. The configurations
+are recorded from the networks themselves, run forward and backward on tensors without data; one
+that several of them share is named after the first. ``--write`` stores the registers in
+results/resources.json, which the tests hold them to; ``--out`` writes all figures as JSON.
 """
 
 from __future__ import annotations
@@ -14,101 +17,142 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastcyclegan.kernels import instance_norm, instance_norm_bwd, reflection_pad
 from fastcyclegan.kernels.dispatch import PLAIN_ARGS
+from fastcyclegan.models import build
 
 ARCHS = (80, 86, 89, 90, 100, 120)
 TABLE = Path(__file__).parent / "results" / "resources.json"
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
-TRUNK, WIDE = (2, 256, 64, 64), (2, 64, 256, 256)
-# Name, shape of x, act, residual, pad: the norms of the networks.
-NORMS = (
-    ("relu", WIDE, "relu", False, 0),
-    ("relu pad 1", TRUNK, "relu", False, 1),
-    ("relu pad 3", WIDE, "relu", False, 3),
-    ("residual", TRUNK, "none", True, 0),
-    ("residual pad 1", TRUNK, "none", True, 1),
-    ("leaky_relu", (2, 512, 31, 31), "leaky_relu", False, 0),
+# The networks of the options' defaults first; every block of a trunk is the same, but for the last.
+RESNET = {"class": "ResnetGenerator", "n_blocks": 2}
+NETWORKS = (
+    RESNET,
+    {"class": "NLayerDiscriminator"},
+    {"class": "UnetGenerator"},
+    {"class": "PixelDiscriminator"},
+    RESNET | {"dropout": True, "upsample": "resize"},
+    RESNET | {"norm": "batch"},
 )
-PADS = (("3 channels pad 3", (2, 3, 256, 256)), ("64 channels pad 3", WIDE))
+SIZES, BATCHES = (256, 128), (2, 1, 8)
+MODULES = (instance_norm, instance_norm_bwd, reflection_pad)
+OPS = {
+    "instance_norm_fwd": instance_norm._instance_norm_fwd,
+    "instance_norm_bwd": instance_norm_bwd.instance_norm_bwd,
+    "reflection_pad_fwd": reflection_pad._reflection_pad_fwd,
+    "reflection_pad_bwd": reflection_pad._reflection_pad_bwd,
+}
 
 
-class Recorder:
+class Calls(TorchDispatchMode):
+    """Notes every call of our ops; convolutions lay out their results as cuDNN does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[tuple, tuple[str, dict[str, Any]]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if func.namespace == "fastcyclegan":
+            key = (name, *(layout(x) if isinstance(x, torch.Tensor) else x for x in args))
+            names = [argument.name for argument in func._schema.arguments]
+            self.calls.setdefault(key, (name, dict(zip(names, args, strict=True))))
+        return out.to(memory_format=torch.channels_last) if name == "convolution" else out
+
+
+def layout(x: torch.Tensor) -> tuple:
+    return tuple(x.shape), x.stride(), x.storage_offset(), x.dtype
+
+
+def op_calls(
+    dtype: torch.dtype, networks: Sequence[dict], sizes: Sequence[int], batches: Sequence[int]
+) -> list[tuple[str, dict[str, Any]]]:
+    """(op, arguments) of every distinct call in a forward and a backward of ``networks``."""
+    with Calls() as recorder, torch.device("meta"):
+        for size, batch, arch in product(sizes, batches, networks):
+            net = build(arch)
+            net.impl = "triton"
+            if size % net.multiple:
+                continue
+            weights = [w.detach().requires_grad_() for w in net.weights_in(dtype)]
+            x = torch.empty((batch, 3, size, size), dtype=dtype)
+            x = x.to(memory_format=torch.channels_last).requires_grad_()
+            y = net.compute(x, weights)
+            torch.autograd.grad(y, [x, *weights], torch.empty_like(y))
+    return list(recorder.calls.values())
+
+
+def title(arguments: dict[str, Any]) -> str:
+    """What an op is called with, for people: ``relu pad 1, 2x256x64x64``."""
+    x = arguments.get("x", arguments.get("dy"))
+    words = [arguments["act"]] if arguments.get("act", "none") != "none" else []
+    around = arguments.get("residual") is not None or arguments.get("has_residual")
+    words += ["residual"] if around else []
+    words += ["skip"] if arguments.get("dskip") is not None else []
+    words += [f"pad {arguments['pad']}"] if arguments["pad"] else []
+    return f"{' '.join(words or ['plain'])}, {'x'.join(map(str, x.shape))}"
+
+
+class Launches:
     """Stands in for a kernel and notes the arguments that a launcher gives it."""
 
-    def __init__(self, kernel: Any, case: str, launches: list) -> None:
-        self.kernel, self.case, self.launches = kernel, case, launches
+    def __init__(self, kernel: Any, launches: list) -> None:
+        self.kernel, self.launches = kernel, launches
 
-    def __getitem__(self, grid: tuple) -> Recorder:
+    def __getitem__(self, grid: tuple) -> Launches:
         return self
 
     def __call__(self, *args: Any, **options: Any) -> None:
-        self.launches.append((self.case, self.kernel, args, options))
+        self.launches.append((self.kernel, args, options))
 
 
-def _meta(shape: tuple, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(
-        shape, dtype=dtype, device="meta", memory_format=torch.channels_last
-    ).requires_grad_()
-
-
-def _run_norm(shape, act, residual, pad, dtype) -> None:
-    x = _meta(shape, dtype)
-    skip = _meta(shape, dtype) if residual else None
-    y, mean, rstd = instance_norm._outputs(x, pad)
-    stats = (mean, rstd)
-    instance_norm._launch(x, None, None, skip, act, 0.2, pad, 1e-5, y, *stats)
-    skips = (None, _meta(shape, dtype)) if residual and pad else (None,)
-    for dskip in skips:
-        dx, dresidual, *_ = instance_norm_bwd._outputs(x, None, None, residual)
-        grads = (dx, dresidual if residual else None, None)
-        instance_norm_bwd._launch(y, dskip, x, None, *stats, None, None, act, 0.2, pad, *grads)
-
-
-def _run_pad(shape, pad, dtype) -> None:
-    x = _meta(shape, dtype)
-    y = reflection_pad._padded_like(x, pad)
-    reflection_pad._launch_fwd(x, y, pad)
-    reflection_pad._launch_bwd(y, torch.empty_like(x), pad)
-
-
-def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any, tuple, dict]]:
-    """(case, kernel, arguments, options) of every distinct kernel that the networks launch."""
-    modules = (instance_norm, instance_norm_bwd, reflection_pad)
+def launches(name: str, arguments: dict[str, Any]) -> list[tuple[Any, tuple, dict]]:
+    """(kernel, arguments, options) of what the op ``name`` launches."""
+    found: list[tuple[Any, tuple, dict]] = []
     kernels = [
         (module, name, value)
-        for module in modules
+        for module in MODULES
         for name, value in vars(module).items()
         if name.endswith("_kernel")
     ]
-    found: list[tuple[str, Any, tuple, dict]] = []
-    cases = [(name, lambda n=n: _run_norm(*n, dtype)) for name, *n in NORMS]
-    cases += [(name, lambda s=s: _run_pad(s, 3, dtype)) for name, s in PADS]
-    for case, run in cases:
-        for module, name, kernel in kernels:
-            setattr(module, name, Recorder(kernel, case, found))
-        try:
-            run()
-        finally:
-            for module, name, kernel in kernels:
-                setattr(module, name, kernel)
+    for module, kernel_name, kernel in kernels:
+        setattr(module, kernel_name, Launches(kernel, found))
+    try:
+        OPS[name]._init_fn(**arguments)
+    finally:
+        for module, kernel_name, kernel in kernels:
+            setattr(module, kernel_name, kernel)
+    return found
+
+
+def configurations(
+    calls: Sequence[tuple[str, dict[str, Any]]],
+) -> Iterator[tuple[str, Any, tuple, dict]]:
+    """(case, kernel, arguments, options) of every distinct kernel that ``calls`` launch."""
     seen = set()
-    for case, kernel, args, options in found:
-        signature, constants, attrs = describe(kernel, args, options)
-        key = (kernel.fn.__name__, str(signature), str(constants), str(attrs))
-        if key not in seen:
-            seen.add(key)
-            yield case, kernel, args, options
+    for name, op_arguments in calls:
+        for kernel, args, options in launches(name, op_arguments):
+            key = (kernel.fn.__name__, *map(str, describe(kernel, args, options)))
+            if key not in seen:
+                seen.add(key)
+                yield title(op_arguments), kernel, args, options
 
 
 def describe(kernel: Any, args: tuple, options: dict) -> tuple[dict, dict, dict]:
@@ -119,7 +163,8 @@ def describe(kernel: Any, args: tuple, options: dict) -> tuple[dict, dict, dict]
         value = values[name]
         if isinstance(value, torch.Tensor):
             signature[name] = POINTERS[value.dtype]
-            attrs[(index,)] = [["tt.divisibility", 16]]
+            if value.storage_offset() * value.element_size() % 16 == 0:
+                attrs[(index,)] = [["tt.divisibility", 16]]
         elif name in PLAIN_ARGS or (type(value) is int and value != 1 and name not in options):
             signature[name] = "i32"
             if value % 16 == 0 and name not in PLAIN_ARGS:
@@ -156,47 +201,60 @@ def compile_kernel(kernel: Any, args: tuple, options: dict, arch: int) -> dict[s
     }
 
 
-def measure(archs: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> list[dict[str, Any]]:
-    """One row per kernel, configuration, dtype and architecture."""
-    rows = []
-    for dtype in dtypes:
-        for case, kernel, args, options in launches(dtype):
-            for arch in archs:
-                row = {"kernel": kernel.fn.__name__.strip("_"), "case": case}
-                row |= {"dtype": str(dtype).removeprefix("torch."), "arch": arch}
-                rows.append(row | compile_kernel(kernel, args, options, arch))
-    return rows
-
-
-def key(row: dict[str, Any]) -> str:
+def about(case: str, kernel: Any, args: tuple) -> dict[str, Any]:
     """What a row is about, without its architecture and figures."""
-    return f"{row['kernel']}, {row['case']}, {row['dtype']}"
+    dtype = next(x.dtype for x in args if isinstance(x, torch.Tensor))
+    name = kernel.fn.__name__.strip("_")
+    return {"kernel": name, "case": case, "dtype": str(dtype).removeprefix("torch.")}
 
 
-def registers(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+def measure(
+    archs: Sequence[int], calls: Sequence[tuple[str, dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """One row per kernel, configuration and architecture."""
+    for case, kernel, args, options in configurations(calls):
+        for arch in archs:
+            figures = compile_kernel(kernel, args, options, arch)
+            yield {**about(case, kernel, args), "arch": arch, **figures}
+
+
+def registers(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
     """Registers per thread by kernel and configuration, then by architecture."""
     found: dict[str, dict[str, int]] = {}
     for row in rows:
-        found.setdefault(key(row), {})[f"sm_{row['arch']}"] = row["registers"]
+        name = f"{row['kernel']}, {row['case']}, {row['dtype']}"
+        found.setdefault(name, {})[f"sm_{row['arch']}"] = row["registers"]
     return found
+
+
+def table_text(table: dict[str, dict[str, int]]) -> str:
+    """The table as JSON, one line per kernel and configuration."""
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(table[name])}" for name in table)
+    return f'{{"triton": "{triton.__version__}",\n "registers": {{\n{lines}\n}}}}\n'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.resources")
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHS)
-    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["bfloat16"])
+    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--few", action="store_true", help="ResNet and PatchGAN, 256 px, batch 2")
+    parser.add_argument("--list", action="store_true", help="the rows alone, nothing is compiled")
     parser.add_argument("--out", type=Path, help="all figures as JSON")
     parser.add_argument("--write", action="store_true", help=f"store them in {TABLE.name}")
     args = parser.parse_args()
-    rows = measure(tuple(args.arch), tuple(DTYPES[name] for name in args.dtype))
-    table = registers(rows)
-    for name, counts in table.items():
-        print(f"{name:60}", *(f"{arch} {count:3}" for arch, count in counts.items()))
+    chosen = (NETWORKS[:2], SIZES[:1], BATCHES[:1]) if args.few else (NETWORKS, SIZES, BATCHES)
+    calls = [call for name in args.dtype for call in op_calls(DTYPES[name], *chosen)]
+    if args.list:
+        rows = [about(case, kernel, given) for case, kernel, given, _ in configurations(calls)]
+    else:
+        rows = list(measure(args.arch, calls))
+        table = registers(rows)
+        for name, counts in table.items():
+            print(f"{name:72}", *(f"{arch} {count:3}" for arch, count in counts.items()))
     if args.out:
         args.out.write_text(json.dumps(rows) + "\n")
     if args.write:
-        table = {"triton": triton.__version__, "registers": table}
-        TABLE.write_text(json.dumps(table, indent=1) + "\n")
+        TABLE.write_text(table_text(table))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from fastcyclegan.runs.identity import digest_of, identity, machine
 from fastcyclegan.runs.progress import Progress
 from fastcyclegan.runs.signals import StopRequest
 from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
-from fastcyclegan.steps.compilation import compile_model, missing_compiler
+from fastcyclegan.steps.compilation import compile_model, missing_compiler, require_kernels
 from fastcyclegan.steps.model import Step
 from fastcyclegan.steps.schedule import Plateau, Schedule
 from fastcyclegan.steps.state import load_train_state
@@ -38,15 +38,12 @@ def train(config: TrainConfig, device: torch.device, console: Console) -> int:
     Raises:
         UserError: something named by the options cannot be used.
     """
-    if config.deterministic and device.type == "cuda":
-        raise UserError(
-            "--deterministic: on a GPU torch has no deterministic gradient of reflection padding; "
-            "leave it out or use --device cpu"
-        )
+    _check_device(config, device)
     precision = resolve_precision(config.precision, device)
     torch.use_deterministic_algorithms(config.deterministic)
     system = make_system(config, device, precision, partial(console.print, soft_wrap=True))
-    _check_cuda_graph(config, system)
+    if config.cuda_graph == "on" and system.uncapturable:
+        raise UserError(f"--cuda_graph on: {system.uncapturable}; leave it out")
     schedule = Schedule.of(config, system.sampler.epoch_length)
     check_profiling(config, device, schedule.total_steps)
     options = identity(config, system.images.digest, precision.name)
@@ -56,14 +53,17 @@ def train(config: TrainConfig, device: torch.device, console: Console) -> int:
         return Run(config, folder, system, schedule, options, console).loop()
 
 
-def _check_cuda_graph(config: TrainConfig, system: System) -> None:
-    """Raise UserError if ``--cuda_graph on`` asks for what cannot be."""
-    if config.cuda_graph != "on":
-        return
-    if system.device.type != "cuda":
-        raise UserError(f"--cuda_graph on: {system.device} has no CUDA graphs; leave it out")
-    if system.uncapturable:
-        raise UserError(f"--cuda_graph on: {system.uncapturable}; leave it out")
+def _check_device(config: TrainConfig, device: torch.device) -> None:
+    """Raise UserError if an option asks for what ``device`` cannot do."""
+    if config.cuda_graph == "on" and device.type != "cuda":
+        raise UserError(f"--cuda_graph on: {device} has no CUDA graphs; leave it out")
+    if config.impl == "fused":
+        require_kernels(device, "--impl reference")
+    elif config.deterministic and device.type == "cuda" and config.netG.startswith("resnet"):
+        raise UserError(
+            "--deterministic: on a GPU torch has no deterministic gradient of the reflection "
+            "padding that --impl reference uses; leave one of the two out, or use --device cpu"
+        )
 
 
 class Run:

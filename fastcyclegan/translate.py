@@ -122,8 +122,10 @@ def _load(config: TranslateConfig) -> torch.nn.Module:
         raise UserError(f"--direction chooses from a run folder; {name} is one file: leave it out")
     from fastcyclegan.device import resolve_device, resolve_precision
     from fastcyclegan.models.weights import open_generator
+    from fastcyclegan.steps.compilation import require_kernels
 
     device = resolve_device(config.device)
+    require_kernels(device, "--device cpu")
     resolve_precision("fp32", device)
     net, metadata = open_generator(weights, config.direction or "AtoB", device)
     for name in ("input_nc", "output_nc"):

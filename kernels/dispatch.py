@@ -59,7 +59,7 @@ def use_triton(x: torch.Tensor, impl: str | None) -> bool:
         return False
     if triton is None:
         raise RuntimeError('triton is not installed: install it, or use impl="ref"')
-    if x.device.type != "cuda" and not interpreted():
+    if x.device.type not in ("cuda", "meta") and not interpreted():
         raise ValueError(
             f'impl="triton" needs a CUDA tensor, got one on {x.device}: use impl="ref", or set '
             "TRITON_INTERPRET=1 before the first import to try the kernels on a CPU"

@@ -119,12 +119,13 @@ def _combine(
     means = tl.load(mean_ptr + offs, mask=mask, other=0.0)
     m2s = tl.load(m2_ptr + offs, mask=mask, other=0.0)
     count = tl.minimum(tile_pixels, tl.maximum(HW - t * tile_pixels, 0)).to(ACC)[:, None]
-    mean = tl.sum(count * means, 0) / HW
-    delta = tl.where(mask, means - mean[None, :], 0.0)
-    # What the rounding of the first mean left over.
-    rest = tl.sum(count * delta, 0) / HW
-    m2 = tl.sum(m2s, 0) + tl.sum(count * delta * delta, 0) - rest * rest * HW
-    return mean + rest, tl.where(m2 < 0, 0.0, m2)
+    # Shifted by the first tile's mean, so that neither sum waits for the other. Where that tile is
+    # unlike the rest, the rounding of the variance grows by their number, 64 at most.
+    first = tl.load(mean_ptr + n * tiles * C + offs_c, mask=offs_c < C, other=0.0)
+    delta = tl.where(mask, means - first[None, :], 0.0)
+    shift = tl.sum(count * delta, 0) / HW
+    m2 = tl.sum(m2s + count * delta * delta, 0) - shift * shift * HW
+    return first + shift, tl.where(m2 < 0, 0.0, m2)
 
 
 @jit
@@ -414,7 +415,9 @@ class _NormPad(torch.autograd.Function):
         _setup_context(ctx, inputs, output)
         pad = inputs[7]
         y_pad = output[0]
-        return y_pad, y_pad[:, :, pad:-pad, pad:-pad]
+        # not a view to autograd: as one, compiled code would add its gradient to that of y_pad by
+        # passes of its own
+        return y_pad, y_pad.data[:, :, pad:-pad, pad:-pad]
 
     @staticmethod
     def backward(ctx, dy, dskip):
@@ -478,7 +481,8 @@ def instance_norm_pad(
     """As :func:`instance_norm` with ``pad`` >= 1, and the result without padding beside it.
 
     The first is for the next convolution, the second for the skip connection around it. From the
-    kernels the second is a view of the first, and backward folds both gradients in one kernel.
+    kernels the second lies in the memory of the first (write into neither), and backward folds both
+    gradients in one kernel.
 
     Returns:
         (N, C, H + 2 pad, W + 2 pad) and (N, C, H, W).

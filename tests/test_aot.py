@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,29 +16,43 @@ TABLE = ROOT / "bench" / "results" / "resources.json"
 ARCHS = (80, 86, 89, 90, 100, 120)
 
 
-# Two processes at a time; fp32 on one architecture: its code differs in the width of a load only.
+# Two processes at a time. The code for the other dtypes differs in the width of loads and stores.
 PARTS = {
-    "low": ("--arch", "80", "86", "89"),
-    "high": ("--arch", "90", "100", "120"),
-    "fp32": ("--arch", "90", "--dtype", "float32"),
+    "low": ("--few", "--dtype", "bfloat16", "--arch", "80", "86", "89"),
+    "high": ("--few", "--dtype", "bfloat16", "--arch", "90", "100", "120"),
+    "fp32": ("--few", "--dtype", "float32", "--arch", "90"),
+    "fp16": ("--few", "--dtype", "float16", "--arch", "90"),
+}
+# Every size, batch and network; all dtypes and architectures take more than ten minutes.
+ALL_PARTS = {
+    "narrow": ("--dtype", "bfloat16", "--arch", "90"),
+    "wide": ("--dtype", "float32", "--arch", "90"),
 }
 
 
-def compile_part(name: str, folder: Path) -> list[dict]:
+def resources(out: Path, words: tuple[str, ...]) -> list[dict[str, Any]]:
     """The figures of ``python -m bench.resources``, from a process outside of the interpreter."""
-    out = folder / f"{name}.json"
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "bench.resources", "--out", str(out), *PARTS[name]]
+    command = [sys.executable, "-m", "bench.resources", "--out", str(out), *words]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+def compiled(parts: dict[str, tuple[str, ...]], folder: Path) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        found = pool.map(lambda name: resources(folder / name, parts[name]), parts)
+        return [row for rows in found for row in rows]
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("aot")
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        return [row for part in pool.map(lambda n: compile_part(n, folder), PARTS) for row in part]
+    return compiled(PARTS, tmp_path_factory.mktemp("aot"))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return json.loads(TABLE.read_text(encoding="utf-8"))
 
 
 def test_every_kernel_on_every_architecture(rows):
@@ -53,7 +68,7 @@ def test_nothing_spills(rows):
 
 def test_16_byte_accesses(rows):
     """Loads everywhere, stores where an image is written; 3 channels cannot be aligned."""
-    aligned = [row for row in rows if "3 channels" not in row["case"]]
+    aligned = [row for row in rows if "x3x" not in row["case"]]
     assert aligned and all(row["loads_16_bytes"] for row in aligned)
     writers = [
         row for row in aligned if "stats" not in row["kernel"] and "sums" not in row["kernel"]
@@ -61,19 +76,34 @@ def test_16_byte_accesses(rows):
     assert writers and all(row["stores_16_bytes"] for row in writers)
 
 
-def test_registers_do_not_grow(rows):
-    table = json.loads(TABLE.read_text(encoding="utf-8"))
-    found: dict[str, dict[str, int]] = {}
-    for row in rows:
-        if row["dtype"] == "bfloat16":
-            name = f"{row['kernel']}, {row['case']}, {row['dtype']}"
-            found.setdefault(name, {})[f"sm_{row['arch']}"] = row["registers"]
-    assert found.keys() == table["registers"].keys()
+def test_the_table_has_every_configuration_of_the_networks(tmp_path, table):
+    """None that they do not use either: it is recorded from them, without compiling."""
+    names = {key(row) for row in resources(tmp_path / "none", ("--list",))}
+    assert names == table["registers"].keys()
+    archs = {f"sm_{arch}" for arch in ARCHS}
+    assert all(counts.keys() == archs for counts in table["registers"].values())
+
+
+def key(row: dict[str, Any]) -> str:
+    return f"{row['kernel']}, {row['case']}, {row['dtype']}"
+
+
+def grown(rows: list[dict[str, Any]], table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that need more registers than the table has for them."""
     if metadata.version("triton") != table["triton"]:
-        return  # another compiler: its counts are its own
-    grown = {
-        name: counts
-        for name, counts in found.items()
-        if any(count > table["registers"][name][arch] for arch, count in counts.items())
-    }
-    assert grown == {}
+        return []  # another compiler: its counts are its own
+    registers = table["registers"]
+    return [row for row in rows if row["registers"] > registers[key(row)][f"sm_{row['arch']}"]]
+
+
+def test_registers_do_not_grow(rows, table):
+    assert grown(rows, table) == []
+    grew = {**rows[0], "registers": 256}
+    assert grown([grew], {**table, "triton": metadata.version("triton")}) == [grew]
+
+
+@pytest.mark.slow
+def test_every_configuration_of_the_networks(tmp_path, table):
+    rows = compiled(ALL_PARTS, tmp_path)
+    assert [row for row in rows if row["stack"] or row["local"]] == []
+    assert grown(rows, table) == []

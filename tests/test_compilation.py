@@ -8,8 +8,15 @@ import sys
 import pytest
 import torch
 
+from fastcyclegan.errors import UserError
 from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
-from fastcyclegan.steps.compilation import SCOPES, compile_model, compile_networks, missing_compiler
+from fastcyclegan.steps.compilation import (
+    SCOPES,
+    compile_model,
+    compile_networks,
+    missing_compiler,
+    require_kernels,
+)
 from fastcyclegan.steps.cyclegan import STEPS
 from house_rules import ROOT
 from test_cyclegan import images, make_model
@@ -45,6 +52,9 @@ def test_a_missing_compiler_is_noticed(monkeypatch):
 def test_a_missing_triton_is_noticed(monkeypatch):
     monkeypatch.setattr("fastcyclegan.steps.compilation.find_spec", lambda name: None)
     assert "triton" in missing_compiler(torch.device("cuda"))
+    with pytest.raises(UserError, match=r"cuda:1: triton is not installed, .* use --device cpu"):
+        require_kernels(torch.device("cuda:1"), "--device cpu")
+    require_kernels(CPU, "--device cpu")
 
 
 def compare_steps(scope: str) -> None:

@@ -196,6 +196,19 @@ def test_variance_of_data_far_from_zero(ratio, size, device):
 
 
 @on_devices
+@pytest.mark.parametrize("rows", (1, 8))
+@pytest.mark.parametrize("top", (-10, 1000))
+def test_variance_where_the_top_is_unlike_the_rest(top, rows, device, monkeypatch):
+    """The partial results are combined about the mean of the first ones."""
+    monkeypatch.setattr(norm_config, "PROGRAMS", 16)
+    x = np.random.default_rng(0).normal(size=(1, 128, 128, 4))
+    x[:, :rows] = top
+    x = torch.from_numpy(x).to(device=device, dtype=torch.float32).permute(0, 3, 1, 2)
+    _, var = statistics(x)
+    assert float((var / x.double().var((2, 3), correction=0) - 1).abs().max()) <= 1e-5
+
+
+@on_devices
 @pytest.mark.parametrize("value", (0.0, 1.0, -1234.567, 3e4))
 def test_constant_image(value, device):
     x = torch.full((2, 9, 11, 5), value, device=device).permute(0, 3, 1, 2).requires_grad_()

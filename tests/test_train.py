@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from fastcyclegan import load_generator, training
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.errors import UserError
 from fastcyclegan.runs.checkpoint import latest_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import read_metrics
@@ -147,6 +150,42 @@ def test_plateau_falls_and_resumes_as_the_same_run(here, monkeypatch):
         rows2 = without_time(read_metrics(here / "checkpoints" / name / "metrics.jsonl"))
         assert ((state, rows) == (state2, rows2) and same) is load
         assert set(state["plateau"]) == {"factor", "best", "bad_epochs", "total", "count"}
+
+
+def test_what_a_gpu_run_needs(monkeypatch):
+    """A compiler for the kernels; for a deterministic run, the kernels."""
+    gpu, reference = torch.device("cuda:0"), TrainConfig(impl="reference", deterministic=True)
+    monkeypatch.setattr(compilation, "missing_compiler", lambda device: "no C compiler found")
+    with pytest.raises(UserError, match=r"no C compiler found, .* use --impl reference"):
+        training._check_device(TrainConfig(), gpu)
+    with pytest.raises(UserError, match=r"--deterministic: .* that --impl reference uses"):
+        training._check_device(reference, gpu)
+    training._check_device(replace(reference, netG="unet_128"), gpu)
+    training._check_device(reference, torch.device("cpu"))
+    monkeypatch.setattr(compilation, "missing_compiler", lambda device: None)
+    training._check_device(TrainConfig(deterministic=True), gpu)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--precision bf16",
+        "--padding replicate --upsample resize --dropout",
+        "--gan_mode wgangp",
+        "--netG unet_128 --load_size 143 --crop_size 128",
+        "--precision bf16 --norm batch --compile",
+    ],
+)
+def test_two_deterministic_runs_on_a_gpu_are_the_same_run(here, words):
+    """Bit for bit, as every run on a CPU is."""
+    words = ["--device", "cuda", "--deterministic", "--steps", "8", *words.split()]
+    for name in ("once", "again"):
+        assert run_on_data("--name", name, *words) == 0
+    once, again = (final_state(here / "checkpoints" / name) for name in ("once", "again"))
+    for found, wanted in ((again[1], once[1]), *((again[0][k], once[0][k]) for k in once[0])):
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 @pytest.mark.parametrize("policy", ["step", "cosine"])

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from fastcyclegan.kernels.instance_norm import instance_norm_ref as instance_norm
+from fastcyclegan.kernels.instance_norm import instance_norm
+from fastcyclegan.kernels.reflection_pad import pad_ref, reflection_pad
 
 NORMS = ("instance", "batch", "none")
 SLOPE = 0.2
@@ -22,6 +23,7 @@ class Layer(NamedTuple):
         norm: one of NORMS; ``none`` also where no norm follows.
         scale, shift: (C,) weight and bias of a batch norm, in at least fp32.
         mean, var: (C,) running statistics of a batch norm, updated in place in training.
+        impl: of the fused ops: ``ref``, ``triton``, or None for Triton on CUDA alone.
     """
 
     weight: torch.Tensor
@@ -31,22 +33,49 @@ class Layer(NamedTuple):
     shift: torch.Tensor | None = None
     mean: torch.Tensor | None = None
     var: torch.Tensor | None = None
+    impl: str | None = None
 
 
 def normalise(
-    x: torch.Tensor, layer: Layer, act: str = "none", training: bool = True
+    x: torch.Tensor,
+    layer: Layer,
+    act: str = "none",
+    training: bool = True,
+    *,
+    residual: torch.Tensor | None = None,
+    pad: int = 0,
 ) -> torch.Tensor:
-    """The norm of ``layer`` over (N, C, H, W), then ``act``: none, relu or leaky_relu.
+    """The norm of ``layer`` over (N, C, H, W), and what stands around it.
 
     A batch norm uses the statistics of the batch in training, and moves the running ones towards
     them by 0.1 (the variance unbiased, as torch does); outside training it uses the running ones.
     Statistics are computed in at least fp32.
+
+    Args:
+        x: what the convolution of ``layer`` put out.
+        layer: the convolution.
+        act: none, relu or leaky_relu; only none with a residual.
+        training: see :class:`fastcyclegan.models.network.Network`.
+        residual: (N, C, H, W), added to what is normalised.
+        pad: pixels of reflection around the result.
     """
     if layer.norm == "instance":
-        return instance_norm(x, act, SLOPE, EPS)
+        around = {"residual": residual, "pad": pad, "impl": layer.impl}
+        return instance_norm(x, act=act, slope=SLOPE, eps=EPS, **around)
     if layer.norm == "batch":
         running = (layer.mean, layer.var)
         x = F.batch_norm(x, *running, layer.scale, layer.shift, training, MOMENTUM, EPS)
     if act == "relu":
-        return torch.relu(x)
-    return F.leaky_relu(x, SLOPE) if act == "leaky_relu" else x
+        x = torch.relu(x)
+    elif act == "leaky_relu":
+        x = F.leaky_relu(x, SLOPE)
+    if residual is not None:
+        x = x + residual
+    return reflection_pad(x, pad, impl=layer.impl) if pad else x
+
+
+def pad_image(x: torch.Tensor, pad: int, padding: str, layer: Layer) -> torch.Tensor:
+    """``x`` (N, C, H, W) with ``pad`` pixels of ``padding`` on each side, for ``layer`` to read."""
+    if padding == "reflect":
+        return reflection_pad(x, pad, impl=layer.impl)
+    return pad_ref(x, pad, padding)

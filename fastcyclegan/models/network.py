@@ -32,6 +32,8 @@ class Network(nn.Module):
         PIECES: the plain functions that the network is made of, by name.
         pieces: those that ``compute`` calls: PIECES, or compiled ones in their place. Calling the
             module itself always uses PIECES.
+        impl: of the fused ops: ``ref``, ``triton``, or None for Triton on CUDA alone. Triton's have
+            no second derivative.
         arch: as given.
         norm_keys: where norms stand, by state_dict prefix, with or without parameters.
         multiple: pixels; heights and widths must be multiples of this.
@@ -50,6 +52,7 @@ class Network(nn.Module):
         if self.norm not in NORMS:
             raise ValueError(f"norm={self.norm!r}: not one of {', '.join(NORMS)}")
         self.pieces = self.PIECES
+        self.impl: str | None = None
         self.norm_keys: set[str] = set()
         self._units: list[tuple[str, str | None]] = []
 
@@ -130,7 +133,8 @@ class Network(nn.Module):
         there, and in fp32 twice as exact (greatest error of a whole generator 5e-6 against 1.1e-5).
         """
         narrow = x.dtype in (torch.bfloat16, torch.float16)
-        layout = torch.channels_last if narrow or x.is_cuda else torch.contiguous_format
+        kernels = x.is_cuda or self.impl == "triton"
+        layout = torch.channels_last if narrow or kernels else torch.contiguous_format
         weights = [
             w.contiguous(memory_format=layout) if w.ndim == 4 else w
             for w in self.weights_in(x.dtype)
@@ -150,8 +154,9 @@ class Network(nn.Module):
     def _layer(self, named: dict[str, torch.Tensor], key: str, norm_key: str | None) -> Layer:
         convolution = named[f"{key}.weight"], named.get(f"{key}.bias")
         if norm_key is None:
-            return Layer(*convolution)
-        return Layer(*convolution, self.norm, *(named.get(f"{norm_key}.{x}") for x in _BATCH_NORM))
+            return Layer(*convolution, impl=self.impl)
+        tensors = (named.get(f"{norm_key}.{x}") for x in _BATCH_NORM)
+        return Layer(*convolution, self.norm, *tensors, self.impl)
 
     def _compute(self, x: torch.Tensor, layers: Sequence[Layer], pieces: Pieces) -> torch.Tensor:
         raise NotImplementedError

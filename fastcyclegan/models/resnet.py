@@ -11,47 +11,70 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastcyclegan.kernels.reflection_pad import PADDINGS, pad_ref
+from fastcyclegan.kernels.dispatch import use_triton
+from fastcyclegan.kernels.instance_norm import instance_norm_pad
+from fastcyclegan.kernels.reflection_pad import PADDINGS, reflection_pad
 from fastcyclegan.models.folded import conv_from_few, conv_to_few
-from fastcyclegan.models.layers import Layer, normalise
+from fastcyclegan.models.layers import EPS, Layer, normalise, pad_image
 from fastcyclegan.models.network import Network, Pieces
 
 UPSAMPLINGS = ("transpose", "resize")
 DROPPED = 0.5
 
+# What goes through the trunk: an image, or what one kernel wrote: its padded form, and itself.
+Features = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
-def encode(x: torch.Tensor, layers: Sequence[Layer], training: bool) -> torch.Tensor:
-    """(N, C, H, W) to (N, 4 ngf, H/4, W/4): 7x7, then two 3x3 convolutions of stride 2."""
+
+def encode(x: torch.Tensor, layers: Sequence[Layer], padded: bool, training: bool) -> Features:
+    """(N, C, H, W) to (N, 4 ngf, H/4, W/4): 7x7, then two 3x3 convolutions of stride 2.
+
+    With ``padded`` also the reflection-padded form that the first residual block reads.
+    """
     first, down1, down2 = layers
-    x = conv_from_few(pad_ref(x, 3), first.weight, first.bias)
+    x = conv_from_few(reflection_pad(x, 3, impl=first.impl), first.weight, first.bias)
     x = normalise(x, first, "relu", training)
-    for layer in (down1, down2):
-        x = F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
-        x = normalise(x, layer, "relu", training)
-    return x
+    x = F.conv2d(x, down1.weight, down1.bias, stride=2, padding=1)
+    x = normalise(x, down1, "relu", training)
+    x = F.conv2d(x, down2.weight, down2.bias, stride=2, padding=1)
+    if padded:
+        return instance_norm_pad(x, act="relu", eps=EPS, impl=down2.impl)
+    return normalise(x, down2, "relu", training)
 
 
 def residual_block(
-    x: torch.Tensor, first: Layer, second: Layer, padding: str, dropout: bool, training: bool
-) -> torch.Tensor:
+    x: Features,
+    first: Layer,
+    second: Layer,
+    padding: str,
+    dropout: bool,
+    padded: bool,
+    training: bool,
+) -> Features:
     """``x`` plus two padded 3x3 convolutions of it; no ReLU behind the sum.
 
-    ``dropout`` stands between the two; its mask is drawn from torch's generator.
+    ``dropout`` stands between the two; its mask is drawn from torch's generator. With ``padded``
+    also the reflection-padded form that the next block reads.
     """
-    y = F.conv2d(pad_ref(x, 1, padding), first.weight, first.bias)
-    y = normalise(y, first, "relu", training)
-    if dropout:
-        y = F.dropout(y, DROPPED, training)
-    y = F.conv2d(pad_ref(y, 1, padding), second.weight, second.bias)
-    return x + normalise(y, second, "none", training)
+    around, x = x if isinstance(x, tuple) else (pad_image(x, 1, padding, first), x)
+    y = F.conv2d(around, first.weight, first.bias)
+    if padding == "reflect" and not dropout:
+        y = normalise(y, first, "relu", training, pad=1)
+    else:
+        y = normalise(y, first, "relu", training)
+        y = F.dropout(y, DROPPED, training) if dropout else y
+        y = pad_image(y, 1, padding, second)
+    y = F.conv2d(y, second.weight, second.bias)
+    if padded:
+        return instance_norm_pad(y, residual=x, eps=EPS, impl=second.impl)
+    return normalise(y, second, "none", training, residual=x)
 
 
 def decode(x: torch.Tensor, layers: Sequence[Layer], upsample: str, training: bool) -> torch.Tensor:
     """(N, 4 ngf, H/4, W/4) to (N, C, H, W) in [-1, 1]: twice the size twice, then 7x7 and tanh."""
-    *ups, last = layers
-    for layer in ups:
-        x = normalise(_enlarge(x, layer, upsample), layer, "relu", training)
-    return torch.tanh(conv_to_few(pad_ref(x, 3), last.weight, last.bias))
+    up1, up2, last = layers
+    x = normalise(_enlarge(x, up1, upsample), up1, "relu", training)
+    x = normalise(_enlarge(x, up2, upsample), up2, "relu", training, pad=3)
+    return torch.tanh(conv_to_few(x, last.weight, last.bias))
 
 
 def _enlarge(x: torch.Tensor, layer: Layer, upsample: str) -> torch.Tensor:
@@ -59,7 +82,7 @@ def _enlarge(x: torch.Tensor, layer: Layer, upsample: str) -> torch.Tensor:
         up = {"stride": 2, "padding": 1, "output_padding": 1}
         return F.conv_transpose2d(x, layer.weight, layer.bias, **up)
     x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-    return F.conv2d(pad_ref(x, 1), layer.weight, layer.bias)
+    return F.conv2d(reflection_pad(x, 1, impl=layer.impl), layer.weight, layer.bias)
 
 
 class ResnetGenerator(Network):
@@ -149,10 +172,14 @@ class ResnetGenerator(Network):
         self._add(f"model.{index + 1}", nn.Conv2d(ngf, output_nc, 7))
 
     def _compute(self, x: torch.Tensor, layers: Sequence[Layer], pieces: Pieces) -> torch.Tensor:
-        x = pieces["encode"](x, layers[:3], self.training)
         trunk = layers[3:-3]
-        for first, second in zip(trunk[::2], trunk[1::2], strict=True):
-            x = pieces["residual_block"](
-                x, first, second, self.padding, self.dropout, self.training
-            )
+        blocks = list(zip(trunk[::2], trunk[1::2], strict=True))
+        # the kernels write a block's result and its reflection at once; apart from them each block
+        # pads what it reads, so that all blocks are the same compiled code
+        fused = self.norm == "instance" and self.padding == "reflect" and use_triton(x, self.impl)
+        x = pieces["encode"](x, layers[:3], fused and bool(blocks), self.training)
+        for index, pair in enumerate(blocks, start=1):
+            padded = fused and index < len(blocks)
+            options = (self.padding, self.dropout, padded, self.training)
+            x = pieces["residual_block"](x, *pair, *options)
         return pieces["decode"](x, layers[-3:], self.upsample, self.training)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastcyclegan.models.layers import SLOPE, Layer, normalise
+from fastcyclegan.models.layers import Layer, normalise
 from fastcyclegan.models.network import Network, Pieces
 
 DROPPED = 0.5
@@ -32,10 +32,9 @@ def unet(
     """
     skips = []
     for layer in downs:
-        if skips:
-            x = F.leaky_relu(x, SLOPE)
         x = F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
-        x = normalise(x, layer, "none", training)
+        # across goes what goes down: the ReLU on the way up makes the leaky one unseen
+        x = normalise(x, layer, "leaky_relu", training)
         skips.append(x)
     skips.pop()
     for level, layer in enumerate(ups):

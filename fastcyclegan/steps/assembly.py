@@ -18,8 +18,8 @@ from fastcyclegan.steps.initial import load_initial
 def make_networks(config: TrainConfig, device: torch.device) -> dict[str, Network]:
     """G_A, G_B, D_A, D_B with fresh weights, which depend on the seed alone, not on the device.
 
-    With ``init_from`` the weights are those of the files in that folder. Seeds torch's generators,
-    from which dropout draws.
+    With ``init_from`` the weights are those of the files in that folder. With ``impl`` reference
+    they compute without kernels. Seeds torch's generators, from which dropout draws.
 
     Raises:
         UserError: files of ``init_from`` that do not fit the options.
@@ -31,6 +31,8 @@ def make_networks(config: TrainConfig, device: torch.device) -> dict[str, Networ
     if config.init_from:
         load_initial(config.init_from, networks)
     torch.manual_seed(config.seed)
+    for net in networks.values():
+        net.impl = "ref" if config.impl == "reference" else None
     return {name: net.to(device) for name, net in networks.items()}
 
 

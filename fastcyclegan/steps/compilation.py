@@ -1,4 +1,4 @@
-"""The one place where networks are compiled."""
+"""The one place where networks are compiled, and where it shows that a compiler is missing."""
 
 import os
 import shlex
@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 import torch
 
+from fastcyclegan.errors import UserError
 from fastcyclegan.models import Network
 from fastcyclegan.steps.model import Model
 
@@ -45,6 +46,13 @@ def compile_networks(networks: Iterable[Network]) -> None:
             if piece not in compiled:
                 compiled[piece] = torch.compile(piece, fullgraph=True, dynamic=False)
         net.pieces = {name: compiled[piece] for name, piece in net.PIECES.items()}
+
+
+def require_kernels(device: torch.device, otherwise: str) -> None:
+    """Raise UserError, which offers ``otherwise``, if the networks' kernels cannot be compiled."""
+    lack = missing_compiler(device) if device.type == "cuda" else None
+    if lack:
+        raise UserError(f"--device {device}: {lack}, which the kernels need; or use {otherwise}")
 
 
 def missing_compiler(device: torch.device) -> str | None:

@@ -78,6 +78,10 @@ class CycleGAN(Model):
     ) -> None:
         super().__init__(networks, settings.lr, settings.beta1, settings.dtype)
         self.settings = settings
+        if settings.gan_mode == "wgangp":
+            # the gradient penalty differentiates them twice
+            for name in DISCRIMINATORS:
+                networks[name].impl = "ref"
         self.generator_losses, self.discriminator_losses = generator_losses, discriminator_losses
         # a fake of B has the height and width of the A that it was made from
         self.pools = {

@@ -35,8 +35,6 @@ def load_train_state(model: Model, tensors: dict[str, torch.Tensor]) -> None:
         RuntimeError: a tensor has another shape.
     """
     for name, parameter, optimiser in _parameters(model):
-        if f"{name}/step" not in tensors:
-            continue
         # into the tensors that are there already, as a captured step reads and writes those
         for moment in _MOMENTS:
             optimiser.state[parameter][moment].copy_(tensors[f"{name}/{moment}"])
