@@ -103,6 +103,20 @@ def test_one_gradient_of_any_network_shuts_the_gate_for_all(name):
     assert not same(everything(model), before)
 
 
+def test_a_loss_alone_shuts_the_gate():
+    model = make_model(dtype=torch.float32)
+    advance(model, 0)
+    before = everything(model)
+    for losses in ([0.0, NAN], [INF, 0.0]):
+        model.begin_step()
+        model.move(torch.tensor(losses), "G", "D")
+        model.end_step(torch.arange(1))
+        assert same(everything(model), before) and model.gate.shut == 1
+    model.begin_step()
+    model.move(torch.tensor([0.0, 1.0]), "G", "D")
+    assert not same(everything(model), before)
+
+
 def test_bf16_copies_stay_as_they_are():
     model = make_model(dtype=torch.float32)
     model = CycleGAN(
