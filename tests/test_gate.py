@@ -166,3 +166,18 @@ def test_the_host_waits_for_nothing(norm, monkeypatch):
             advance(model, step, spoil=NAN if step == 1 else None)
     with pytest.raises(AssertionError), NoSync():
         float(model.gate.shut)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_a_step_that_is_not_finite_changes_nothing():
+    networks = {name: net.cuda() for name, net in make_model(torch.float32).networks.items()}
+    settings, shape = Settings(dtype=torch.bfloat16, pool_size=2), (3, 32, 32)
+    model = CycleGAN(networks, settings, shape, shape)
+    for step, spoil in enumerate((None, NAN, None, INF)):
+        before = everything(model)
+        batch = [images(2, step, domain, torch.bfloat16).cuda() for domain in (0, 1)]
+        if spoil is not None:
+            batch[0][0, 0, 0, 0] = spoil
+        STEPS["fused"](model, *batch, torch.arange(2, device="cuda") + 2 * step)
+        assert same(everything(model), before) == (spoil is not None)
+    assert model.gate.read() == gate.Skipped(2, (2, 6), 1)
