@@ -132,7 +132,19 @@ class TranslateConfig:
         None, "which generator of a run folder (default: AtoB)", choices=["AtoB", "BtoA"]
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    alpha: str = option("white", "what lies under transparency", choices=["white", "black", "drop"])
+    precision: str = option(
+        "auto", "bf16 on a GPU that has it, else fp32", choices=["auto", "fp32", "tf32", "bf16"]
+    )
+    batch_size: int | None = option(None, "images at once (default: GPU 8, CPU 1)", low=1)
+    num_threads: int = option(4, "threads that decode and encode images", low=1, high=256)
+    format: str = option("png", "of images in a folder", choices=["png", "jpg", "webp"])
+    quality: int = option(95, "of JPEG and WebP", low=1, high=100)
+    alpha: str = option(
+        "keep",
+        "transparency: keep it, or lay the image on a colour, or drop it",
+        choices=["keep", "white", "black", "drop"],
+    )
+    keep_exif: bool = option(False, "copy EXIF data, also of places and times")
     overwrite: bool = option(False, "replace images that exist at the output")
 
 

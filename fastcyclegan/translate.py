@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -20,11 +19,9 @@ from fastcyclegan.files import printable
 from fastcyclegan.options import parse
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
+    from fastcyclegan.models import Network
+    from fastcyclegan.translation import Job, Speed, Translator
 
-# The ResNet generator halves the size twice, and its innermost reflection needs some pixels.
-SMALLEST = 16
 # grey, RGB, RGBA
 CHANNELS = (1, 3, 4)
 
@@ -39,42 +36,23 @@ def main(argv: Sequence[str]) -> int:
     )
     source, output = Path(config.input), Path(config.output)
     _check_places(source, output)
-    net = _load(config)
+    translator = _load(config)
     if source.is_dir():
-        return _translate_folder(net, source, output, config)
-    target = _target(source, config.output)
+        return _translate_folder(translator, source, output, config)
+    target = _target(source, config)
     _refuse_inputs([target], [source])
     if target.exists() and not config.overwrite:
         raise UserError(f"--output {printable(target)} exists: --overwrite replaces it")
-    for problem in _translate_files(net, [source], [target], config.alpha):
-        raise UserError(problem)
+    from fastcyclegan.translation import Job, translate_files
+
+    for job, problem in translate_files(translator, [Job(source, target)], config):
+        if problem:
+            raise UserError(f"{printable(job.source)}: {problem}")
     print(f"wrote {printable(target)}")
     return command.DONE
 
 
-def translate(net: torch.nn.Module, image: np.ndarray) -> np.ndarray:
-    """Put one image, uint8 (H, W, input_nc) of any size, through ``net``.
-
-    Returns uint8 (H, W, output_nc), rounded to nearest. Where the size is no multiple of what the
-    network asks for (4 for a ResNet), or very small, the image is continued by its reflection at
-    the right and at the bottom, and cut again.
-    """
-    import numpy as np
-    import torch
-
-    from fastcyclegan.data.images import from_uint8, to_uint8
-
-    height, width, _ = image.shape
-    margins = (*((0, _margin(side, net.multiple)) for side in (height, width)), (0, 0))
-    padded = np.pad(image, margins, mode="reflect")  # repeats the edge where a side is 1 pixel
-    with torch.inference_mode():
-        device = next(net.parameters()).device
-        real = from_uint8(torch.from_numpy(padded)[None].to(device))
-        fake = to_uint8(net(real))[0].cpu().numpy()
-    return fake[:height, :width]
-
-
-def output_names(names: Sequence[PurePath]) -> list[PurePath]:
+def output_names(names: Sequence[PurePath], suffix: str = ".png") -> list[PurePath]:
     """The output's relative path for each input's: ``a/b.jpg`` gives ``a/b.png``.
 
     Inputs that differ in nothing but the suffix (or in upper and lower case) keep theirs, as in
@@ -84,22 +62,18 @@ def output_names(names: Sequence[PurePath]) -> list[PurePath]:
     def key(path: PurePath) -> str:
         return str(path).casefold()
 
-    plain = [name.with_suffix(".png") for name in names]
+    plain = [name.with_suffix(suffix) for name in names]
     wanted = Counter(map(key, plain))
     taken = {key(path) for path in plain if wanted[key(path)] == 1}
     chosen = []
     for name, path in zip(names, plain, strict=True):
         if wanted[key(path)] > 1:
-            path = name.with_name(name.name + ".png")
+            path = name.with_name(name.name + suffix)
             while key(path) in taken:
-                path = path.with_name(path.stem + "_.png")
+                path = path.with_name(path.stem + "_" + suffix)
             taken.add(key(path))
         chosen.append(path)
     return chosen
-
-
-def _margin(size: int, multiple: int) -> int:
-    return max(SMALLEST, -(-size // multiple) * multiple) - size
 
 
 def _check_places(source: Path, output: Path) -> None:
@@ -115,7 +89,7 @@ def _check_places(source: Path, output: Path) -> None:
         )
 
 
-def _load(config: TranslateConfig) -> torch.nn.Module:
+def _load(config: TranslateConfig) -> Translator:
     weights = Path(config.weights)
     if config.direction and weights.is_file():
         name = printable(weights)
@@ -123,30 +97,44 @@ def _load(config: TranslateConfig) -> torch.nn.Module:
     from fastcyclegan.device import resolve_device, resolve_precision
     from fastcyclegan.models.weights import open_generator
     from fastcyclegan.steps.compilation import require_kernels
+    from fastcyclegan.translation import Translator
 
     device = resolve_device(config.device)
     require_kernels(device, "--device cpu")
-    resolve_precision("fp32", device)
+    wanted = config.precision
+    if wanted == "auto" and device.type == "cpu":
+        wanted = "fp32"
+    precision = resolve_precision(wanted, device)
     net, metadata = open_generator(weights, config.direction or "AtoB", device)
-    for name in ("input_nc", "output_nc"):
-        if net.arch[name] not in CHANNELS:
-            raise UserError(
-                f"{printable(weights)} has {name} {net.arch[name]}, but image files have 1, 3 or 4 "
-                "channels: use fastcyclegan.load_generator from Python"
-            )
+    _check_channels(weights, net)
     if metadata["format"] == "pth":
         guesses = {"pixel_range": metadata["pixel_range"], **metadata["assumed"]}
         told = ", ".join(f"{name} {value}" for name, value in guesses.items())
         print(f"{printable(weights)}: {net.title}; it does not tell, and assumed is {told}")
-    return net
+    return Translator(net, precision.dtype)
 
 
-def _target(source: Path, output: str) -> Path:
-    target = Path(output)
-    if target.is_dir() or output.endswith(os.sep):
-        return target / output_names([PurePath(source.name)])[0]
+def _check_channels(weights: Path, net: Network) -> None:
+    for name in ("input_nc", "output_nc"):
+        channels = net.arch.get(name)
+        if channels is None:
+            raise UserError(f"{printable(weights)} makes images from noise: it takes none")
+        if channels not in CHANNELS:
+            raise UserError(
+                f"{printable(weights)} has {name} {channels}, but image files have 1, 3 or 4 "
+                "channels: use fastcyclegan.load_generator from Python"
+            )
+
+
+def _target(source: Path, config: TranslateConfig) -> Path:
+    from fastcyclegan.data.photos import check_target
+
+    target = Path(config.output)
+    if target.is_dir() or config.output.endswith(os.sep):
+        return target / output_names([PurePath(source.name)], f".{config.format}")[0]
     if not target.suffix:
         raise UserError(f"--output {printable(target)}: give it a suffix such as .png, or a folder")
+    check_target(target)
     return target
 
 
@@ -172,66 +160,54 @@ def _refuse_outside(targets: Sequence[Path], output: Path) -> None:
 
 
 def _translate_folder(
-    net: torch.nn.Module, source: Path, output: Path, config: TranslateConfig
+    translator: Translator, source: Path, output: Path, config: TranslateConfig
 ) -> int:
     from fastcyclegan.data.scan import scan_folder
+    from fastcyclegan.translation import Job, Speed, in_order_of_numbers
 
     scan = scan_folder(source, min_size=1)
-    names = output_names([path.relative_to(source) for path in scan.files])
-    targets = [output / name for name in names]
+    names = output_names([path.relative_to(source) for path in scan.files], f".{config.format}")
+    jobs = [
+        Job(path, output / name, height * width)
+        for path, name, (height, width) in zip(scan.files, names, scan.sizes, strict=True)
+    ]
+    targets = [job.target for job in jobs]
     _refuse_inputs(targets, scan.files)
     _refuse_outside(targets, output)
-    todo = [
-        pair
-        for pair in zip(scan.files, targets, strict=True)
-        if config.overwrite or not pair[1].exists()
-    ]
-    if len(todo) < len(targets):
-        print(f"{len(targets) - len(todo)} images exist already: --overwrite replaces them")
-    files, targets = ([pair[i] for pair in todo] for i in (0, 1))
-    bad = 0
-    unusable = (f"{printable(path)}: {reason}" for path, reason in scan.quarantined)
-    for problem in chain(unusable, _translate_files(net, files, targets, config.alpha)):
-        print(problem, file=sys.stderr)
-        bad += 1
-    total = len(files) + len(scan.quarantined)
+    todo = [job for job in jobs if config.overwrite or not job.target.exists()]
+    todo.sort(key=lambda job: in_order_of_numbers(job.source))
+    if len(todo) < len(jobs):
+        print(f"{len(jobs) - len(todo)} images exist already: --overwrite replaces them")
+    for path, reason in scan.quarantined:
+        print(f"{printable(path)}: {reason}", file=sys.stderr)
+    speed = Speed()
+    bad = len(scan.quarantined) + _follow(translator, todo, config, speed)
+    total = len(todo) + len(scan.quarantined)
     if total and bad == total:
         raise UserError(f"none of the {total} images in {printable(source)} could be read")
-    print(f"wrote {total - bad} of {total} images to {printable(output)}")
+    pace = f", {speed.img_per_s:.1f} img/s" if todo else ""
+    print(f"wrote {total - bad} of {total} images to {printable(output)}{pace}")
     return command.DONE
 
 
-def _translate_files(
-    net: torch.nn.Module, sources: Sequence[Path], targets: Sequence[Path], alpha: str
-) -> Iterator[str]:
-    """Write each source's translation to its target; yield a line for each unreadable source."""
-    from fastcyclegan.data.images import BadImage, pillow_warnings, write_image
+def _follow(
+    translator: Translator, jobs: Sequence[Job], config: TranslateConfig, speed: Speed
+) -> int:
+    """Do ``jobs`` and show how far they are; returns how many could not be read."""
+    from rich.console import Console
 
-    for source, target in zip(sources, targets, strict=True):
-        try:
-            with pillow_warnings():
-                image = _read(source, net.arch["input_nc"], alpha)
-        except BadImage as problem:
-            yield f"{printable(source)}: {problem}"
-            continue
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            name = printable(target.parent)
-            raise UserError(f"--output {name} cannot be made: {problem.strerror}") from None
-        write_image(target, translate(net, image))
+    from fastcyclegan.runs.progress import Progress
+    from fastcyclegan.translation import translate_files
 
-
-def _read(source: Path, channels: int, alpha: str) -> np.ndarray:
-    """The image as the generator takes it. Raises BadImage, also for colour where it takes grey."""
-    from fastcyclegan.data.images import BadImage, read_image
-
-    if channels != 1:
-        return read_image(source, channels, alpha)
-    image = read_image(source, 3, alpha)
-    if (image != image[..., :1]).any():
-        raise BadImage("is in colour, and the generator takes grey: convert it first")
-    return image[..., :1]
+    bad, console = 0, Console(highlight=False, markup=False)
+    with Progress(len(jobs), 0, console, "image") as progress:
+        for done, (job, problem) in enumerate(translate_files(translator, jobs, config), 1):
+            if problem:
+                print(f"{printable(job.source)}: {problem}", file=sys.stderr)
+                bad += 1
+            if speed.count() or console.is_terminal:
+                progress.tick(done, {}, speed.img_per_s)
+    return bad
 
 
 if __name__ == "__main__":

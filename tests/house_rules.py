@@ -18,7 +18,8 @@ CODE_FOLDERS = ("fastcyclegan", "kernels", "tests", "bench")
 DISTRIBUTION_OF = {"PIL": "pillow"}
 
 # A module may import from floors with a higher number, and from its own unit.
-FLOORS = {name: 0 for name in COMMANDS} | {"training": 1, "recorder": 2, "profiling": 2}
+FLOORS = {name: 0 for name in COMMANDS} | {"training": 1, "translation": 1}
+FLOORS |= {"recorder": 2, "profiling": 2}
 FLOORS |= {"skips": 3, "out_of_memory": 3, "systems": 4, "command": 4, "runs": 5, "steps": 5}
 FLOORS |= {"models": 6, "data": 6, "device": 6, "kernels": 7}
 MAY_SPEAK = (*COMMANDS, "command")

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import PurePath
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fastcyclegan import command, translate
 from fastcyclegan.data.images import read_image
 from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
 from fastcyclegan.models.weights import save_network
+from fastcyclegan.translation import Translator
 
 
 def generator(seed=0, **arguments):
@@ -51,10 +53,16 @@ def tree(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
+def translated(net, image, dtype=torch.float32):
+    """One image, (H, W, C), through the network."""
+    return Translator(net.eval(), dtype)(image[None])[0]
+
+
 class Identity(nn.Module):
     """Hands its input on, after checking that a generator could take it."""
 
     multiple = 4
+    arch: ClassVar = {"input_nc": 3, "output_nc": 3}
 
     def __init__(self):
         super().__init__()
@@ -68,13 +76,13 @@ class Identity(nn.Module):
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (5, 3), (16, 16), (17, 13), (64, 30), (250, 31)])
 def test_any_size_comes_back_pixel_for_pixel_through_an_identity(size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    assert np.array_equal(translate.translate(Identity(), image), image)
+    assert np.array_equal(translated(Identity(), image), image)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (17, 13), (33, 64)])
 def test_a_real_generator_takes_any_size(size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    out = translate.translate(generator(output_nc=1), image)
+    out = translated(generator(output_nc=1), image)
     assert out.shape == (*size, 1) and out.dtype == np.uint8
 
 
@@ -84,7 +92,7 @@ def test_the_pixels_are_those_of_the_network_rounded_to_nearest():
     with torch.no_grad():
         real = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 127.5 - 1
         fake = net.double()(real)[0].permute(1, 2, 0).numpy()
-    error = translate.translate(net.float(), image) - (fake + 1) * 127.5
+    error = translated(net.float(), image) - (fake + 1) * 127.5
     assert np.abs(error).max() <= 0.5 + 1e-3
     assert np.abs(error).max() > 0.4
 
@@ -98,7 +106,7 @@ def test_the_margin_is_a_reflection():
             return x
 
     image = np.random.default_rng(0).integers(0, 256, (18, 17, 3), dtype=np.uint8)
-    translate.translate(Spy(), image)
+    translated(Spy(), image)
     [x] = seen
     assert x.shape == (1, 3, 20, 20)
     assert torch.equal(x[:, :, 18:], x[:, :, [16, 15]])
@@ -172,7 +180,9 @@ def test_a_folder_keeps_its_structure_and_bad_images_do_not_stop_it(call, tmp_pa
     (source / "cut.png").write_bytes(whole[: len(whole) // 2])
     (source / "notes.txt").write_text("x")
     code, out, err = call(source, output)
-    assert (code, out) == (0, [f"wrote 2 of 4 images to {output}"])
+    told, _, pace = out[0].rpartition(", ")
+    assert (code, len(out), told) == (0, 1, f"wrote 2 of 4 images to {output}")
+    assert pace.endswith(" img/s") and float(pace.split()[0]) > 0
     assert tree(output) == ["a.png", "deep/er/b.png"]
     assert read_image(output / "a.png", 3).shape == (18, 22, 3)
     assert [line.split(": ")[0] for line in err] == [

@@ -177,7 +177,9 @@ def _to_8bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
 
 
-def _to_channels(image: Image.Image, channels: int, alpha: str) -> Image.Image:
+def to_channels(image: Image.Image, channels: int, alpha: str) -> Image.Image:
+    """A decoded image as mode L, RGB or RGBA; ``alpha`` as for :func:`read_image`."""
+    image = _to_8bit(image)
     if channels == 4:
         return image.convert("RGBA")
     if image.has_transparency_data:
@@ -188,17 +190,25 @@ def _to_channels(image: Image.Image, channels: int, alpha: str) -> Image.Image:
     return image.convert("RGB").convert(_MODES[channels])
 
 
+def load_upright(path: str | Path) -> Image.Image:
+    """The first frame of an image file, upright, in the mode that the file has.
+
+    Raises:
+        BadImage: for whatever is wrong with the file.
+    """
+    with _as_bad_image(), _opened(path) as image:
+        image.load()
+        orientation = _orientation(image)
+        return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image.copy()
+
+
 def load_image(path: str | Path, channels: int, alpha: str = "white") -> Image.Image:
     """Like :func:`read_image`, as a Pillow image of mode L, RGB or RGBA."""
     if channels not in _MODES or alpha not in ALPHA:
         raise ValueError(f"channels={channels}, alpha={alpha!r}: want 1, 3 or 4 and one of {ALPHA}")
-    with _as_bad_image(), _opened(path) as image:
-        image.load()
-        orientation = _orientation(image)
-        upright = _to_8bit(image)
-        if orientation in _UPRIGHT:
-            upright = upright.transpose(_UPRIGHT[orientation])
-        return _to_channels(upright, channels, alpha)
+    image = load_upright(path)
+    with _as_bad_image():
+        return to_channels(image, channels, alpha)
 
 
 def read_image(path: str | Path, channels: int, alpha: str = "white") -> np.ndarray:
@@ -217,24 +227,40 @@ def read_image(path: str | Path, channels: int, alpha: str = "white") -> np.ndar
     return np.array(image).reshape(image.height, image.width, channels)
 
 
-def write_image(path: str | Path, array: np.ndarray) -> None:
-    """Write a uint8 (H, W, C) array, C = 1, 3 or 4; the suffix of ``path`` gives the format.
+def format_of(path: str | Path) -> str:
+    """The one of FORMATS that the suffix of ``path`` means. Raises UserError: none of them."""
+    file_format = Image.registered_extensions().get(Path(path).suffix.lower())
+    if file_format not in FORMATS:
+        raise UserError(f"{printable(path)}: give it a suffix such as .png or .jpg")
+    return file_format
 
-    The file appears complete or not at all. JPEG is written with quality 95.
+
+def write_image(
+    path: str | Path, array: np.ndarray, *, exif: bytes = b"", quality: int = 95
+) -> None:
+    """Write an (H, W, C) array; the suffix of ``path`` gives the format.
+
+    The file appears complete or not at all.
+
+    Args:
+        path: where to.
+        array: uint8 with C = 1 (grey), 2 (grey and alpha), 3 or 4, or uint16 with C = 1.
+        exif: what the file is to say in EXIF; formats without it leave it out.
+        quality: of JPEG and WebP, to 100.
 
     Raises:
         UserError: the suffix is unknown, or the folder cannot be written.
     """
     path = Path(path)
-    file_format = Image.registered_extensions().get(path.suffix.lower())
-    if file_format not in FORMATS:
-        raise UserError(f"{printable(path)}: give it a suffix such as .png or .jpg")
+    file_format = format_of(path)
     image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
     # Without fsync, unlike a checkpoint: an image can be made again.
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
         with open(temporary, "xb") as file:
-            image.save(file, format=file_format, quality=95)
+            image.save(
+                file, format=file_format, quality=quality, **({"exif": exif} if exif else {})
+            )
         os.replace(temporary, path)
     except (OSError, ValueError) as error:  # ValueError: too large for the format
         reason = getattr(error, "strerror", None) or error

@@ -21,9 +21,11 @@ class Progress:
     On a terminal one bar that is redrawn in place; elsewhere (a file, a pipe) one line per tick.
     """
 
-    def __init__(self, total_steps: int, start_step: int, console: Console) -> None:
-        """From ``start_step`` to ``total_steps`` optimiser steps, written to ``console``."""
-        self.total_steps = total_steps
+    def __init__(
+        self, total_steps: int, start_step: int, console: Console, unit: str = "step"
+    ) -> None:
+        """From ``start_step`` to ``total_steps`` of ``unit``, written to ``console``."""
+        self.total_steps, self.unit = total_steps, unit
         self._console = console
         self._marks = deque([(start_step, time.monotonic())], maxlen=10)
         self._bar = _Bar(console) if console.is_terminal else None
@@ -54,7 +56,9 @@ class Progress:
             self._bar.losses = values
             self._bar.update(self._task, completed=step, speed=speed)
         else:
-            self._print("  ".join(filter(None, (f"step {step}/{self.total_steps}", values, speed))))
+            self._print(
+                "  ".join(filter(None, (f"{self.unit} {step}/{self.total_steps}", values, speed)))
+            )
 
     def say(self, text: str) -> None:
         """Print ``text`` as one line of its own, above the bar if there is one."""

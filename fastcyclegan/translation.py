@@ -1,0 +1,233 @@
+"""The translating itself: files in, network, files out, all three at the same time."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastcyclegan.config import TranslateConfig
+from fastcyclegan.data.images import BadImage, from_uint8, pillow_warnings, to_uint8
+from fastcyclegan.data.photos import Photo, read_photo, write_photo
+from fastcyclegan.errors import UserError
+from fastcyclegan.files import printable
+from fastcyclegan.models import Network, ResnetGenerator
+from fastcyclegan.models.inference import Inference
+
+# The ResNet generator halves the size twice, and its innermost reflection needs some pixels.
+SMALLEST = 16
+# Decoded and not yet translated, so that memory does not grow with the folder.
+_PIXELS_AHEAD = 64 * 10**6
+# Batches are made of images of one size among so many batches' worth of neighbours.
+_WINDOW = 4
+GPU_BATCH = 8
+
+
+class Translator:
+    """A generator in eval mode as a function of arrays of pixels.
+
+    Attributes:
+        net: the generator.
+    """
+
+    def __init__(self, net: Network, dtype: torch.dtype = torch.float32) -> None:
+        """``dtype`` is what 8-bit images are computed in; 16-bit ones are in fp32."""
+        self.net, self.dtype = net, dtype
+        self.device = next(net.parameters()).device
+        self._functions: dict[torch.dtype, Callable[[torch.Tensor], torch.Tensor]] = {}
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Images of one size through the network, rounded to nearest.
+
+        Where the size is no multiple of what the network asks for (4 for a ResNet), or very small,
+        the images are continued by their reflection at the right and at the bottom, and cut again.
+
+        Args:
+            images: (N, H, W, input_nc), uint8 or uint16.
+
+        Returns:
+            (N, H, W, output_nc) in the same dtype.
+        """
+        height, width = images.shape[1:3]
+        margins = ((0, 0), *((0, margin(side, self.net.multiple)) for side in (height, width)))
+        # repeats the edge where a side is 1 pixel
+        padded = np.pad(images, (*margins, (0, 0)), mode="reflect")
+        if images.dtype == np.uint16:
+            real = torch.from_numpy(padded.astype(np.float32)).to(self.device) / 32767.5 - 1
+            fake = self._function(torch.float32)(real.permute(0, 3, 1, 2))
+            result = _to_uint16(fake)
+        else:
+            real = from_uint8(torch.from_numpy(padded).to(self.device), self.dtype)
+            result = to_uint8(self._function(self.dtype)(real)).cpu().numpy()
+        return result[:, :height, :width]
+
+    def _function(self, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+        if dtype not in self._functions:
+            self._functions[dtype] = self._prepare(dtype)
+        return self._functions[dtype]
+
+    def _prepare(self, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+        net = self.net
+        if self.device.type == "cpu":
+            return Inference(net, dtype) if isinstance(net, ResnetGenerator) else net
+        weights = net.weights_in(dtype)
+        return lambda x: net.compute(x.contiguous(memory_format=torch.channels_last), weights)
+
+
+def margin(size: int, multiple: int) -> int:
+    """Pixels to add to a side so that the network takes it."""
+    return max(SMALLEST, -(-size // multiple) * multiple) - size
+
+
+def _to_uint16(x: torch.Tensor) -> np.ndarray:
+    scaled = (x.float() * 32767.5 + 32767.5).round().clamp(0, 65535).nan_to_num(0)
+    return scaled.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint16)
+
+
+def in_order_of_numbers(name: Any) -> list[Any]:
+    """A sort key under which frame9 comes before frame10."""
+    parts = re.split(r"(\d+)", str(name))
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to do.
+
+    Attributes:
+        source, target: files.
+        pixels: of the image, for the memory that it takes.
+    """
+
+    source: Path
+    target: Path
+    pixels: int = 0
+
+
+Outcome = tuple[Job, str | None]
+
+
+def translate_files(
+    translator: Translator, jobs: Sequence[Job], config: TranslateConfig
+) -> Iterator[Outcome]:
+    """Do ``jobs``; yields each with None when its file is written, or why it could not be read.
+
+    Files are decoded and written in threads while the network runs, in the order of ``jobs``, but
+    for neighbours that are joined with others of their size.
+
+    Raises:
+        UserError: a result cannot be written; what is written by then stays.
+    """
+    threads = config.num_threads
+    batch = config.batch_size or (GPU_BATCH if translator.device.type == "cuda" else 1)
+    with pillow_warnings(), ThreadPoolExecutor(threads) as pool:
+        writing: deque[tuple[Job, Future]] = deque()
+        try:
+            photos = _ahead(pool, lambda job: _read(job, translator, config), jobs, 2 * threads)
+            for some in _batches(photos, batch):
+                jobs_here, found = zip(*some, strict=True)
+                if isinstance(found[0], str):
+                    yield from some
+                    continue
+                results = translator(np.stack([photo.pixels for photo in found]))
+                for job, photo, pixels in zip(jobs_here, found, results, strict=True):
+                    done = replace(photo, pixels=pixels)
+                    writing.append((job, pool.submit(_write, job.target, done, config.quality)))
+                while len(writing) > 2 * max(threads, batch):
+                    yield _written(writing.popleft())
+            while writing:
+                yield _written(writing.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(job: Job, translator: Translator, config: TranslateConfig) -> Photo | str:
+    try:
+        channels = translator.net.arch["input_nc"]
+        return read_photo(job.source, channels, config.alpha, config.keep_exif)
+    except BadImage as problem:
+        return str(problem)
+
+
+def _write(target: Path, photo: Photo, quality: int) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        name = printable(target.parent)
+        raise UserError(f"--output {name} cannot be made: {problem.strerror}") from None
+    write_photo(target, photo, quality)
+
+
+def _written(pending: tuple[Job, Future]) -> Outcome:
+    job, future = pending
+    future.result()
+    return job, None
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Job], Photo | str],
+    jobs: Iterable[Job],
+    count: int,
+) -> Iterator[tuple[Job, Photo | str]]:
+    """Each job with the function's result, up to ``count`` jobs ahead, fewer if they are large."""
+    waiting: deque[tuple[Job, Future]] = deque()
+    for job in jobs:
+        held = sum(other.pixels for other, _ in waiting)
+        while waiting and (len(waiting) >= count or held + job.pixels > _PIXELS_AHEAD):
+            first, future = waiting.popleft()
+            held -= first.pixels
+            yield first, future.result()
+        waiting.append((job, pool.submit(function, job)))
+    for job, future in waiting:
+        yield job, future.result()
+
+
+def _batches(
+    photos: Iterable[tuple[Job, Photo | str]], size: int
+) -> Iterator[list[tuple[Job, Photo | str]]]:
+    """Lists of at most ``size`` photos of one shape, or of one that could not be read."""
+    groups: dict[Any, list[tuple[Job, Photo | str]]] = {}
+    for pair in photos:
+        _, photo = pair
+        if isinstance(photo, str):
+            yield [pair]
+            continue
+        group = groups.setdefault((photo.pixels.shape, photo.pixels.dtype), [])
+        group.append(pair)
+        if len(group) == size:
+            yield groups.pop((photo.pixels.shape, photo.pixels.dtype))
+        elif sum(map(len, groups.values())) >= _WINDOW * size:
+            yield groups.pop(next(iter(groups)))
+    yield from groups.values()
+
+
+class Speed:
+    """Images per second since the first one was done, and when to tell it."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self._every, self._done = every_s, 0
+        self._start = self._told = time.monotonic()
+
+    def count(self) -> bool:
+        """Count one image; whether it is time to say so."""
+        self._done += 1
+        now = time.monotonic()
+        due = now - self._told >= self._every
+        if due:
+            self._told = now
+        return due
+
+    @property
+    def img_per_s(self) -> float:
+        """Over everything until now."""
+        return self._done / max(1e-9, time.monotonic() - self._start)
