@@ -135,8 +135,8 @@ class TranslateConfig:
     precision: str = option(
         "auto", "bf16 on a GPU that has it, else fp32", choices=["auto", "fp32", "tf32", "bf16"]
     )
-    batch_size: int | None = option(None, "images at once (default: GPU 8, CPU 1)", low=1)
-    num_threads: int = option(4, "threads that decode and encode images", low=1, high=256)
+    batch_size: int | None = option(None, "images at once (default: 8; CPU: its cores)", low=1)
+    num_threads: int = option(4, "threads that decode and encode images for a GPU", low=1, high=256)
     format: str = option("png", "of images in a folder", choices=["png", "jpg", "webp"])
     quality: int = option(95, "of JPEG and WebP", low=1, high=100)
     alpha: str = option(

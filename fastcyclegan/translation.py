@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ _PIXELS_AHEAD = 64 * 10**6
 # Batches are made of images of one size among so many batches' worth of neighbours.
 _WINDOW = 4
 GPU_BATCH = 8
+# Of all images that a CPU's cores work on together; a megapixel takes about a gigabyte.
+_PIXELS_AT_ONCE = 4 * 10**6
 
 
 class Translator:
@@ -121,19 +124,61 @@ def translate_files(
 ) -> Iterator[Outcome]:
     """Do ``jobs``; yields each with None when its file is written, or why it could not be read.
 
-    Files are decoded and written in threads while the network runs, in the order of ``jobs``, but
-    for neighbours that are joined with others of their size.
-
     Raises:
         UserError: a result cannot be written; what is written by then stays.
     """
+    with pillow_warnings():
+        if translator.device.type == "cuda":
+            yield from in_batches(translator, jobs, config, config.batch_size or GPU_BATCH)
+        else:
+            most = max((job.pixels for job in jobs), default=0)
+            together = config.batch_size or max(1, _PIXELS_AT_ONCE // max(1, most))
+            yield from side_by_side(translator, jobs, config, together)
+
+
+def side_by_side(
+    translator: Translator, jobs: Sequence[Job], config: TranslateConfig, together: int
+) -> Iterator[Outcome]:
+    """On a CPU: up to ``together`` images at once, each from file to file in a thread of its own.
+
+    The cores are shared out between them. One core per image is faster than all cores for each
+    image in turn, as nothing waits for the slowest core.
+    """
+    cores = torch.get_num_threads()
+    workers = max(1, min(together, cores, len(jobs)))
+    share = partial(torch.set_num_threads, cores // workers)
+
+    def whole(job: Job) -> Outcome:
+        photo = _read(job, translator, config)
+        if isinstance(photo, str):
+            return job, photo
+        pixels = translator(photo.pixels[None])[0]
+        _write(job.target, replace(photo, pixels=pixels), config.quality)
+        return job, None
+
+    try:
+        with ThreadPoolExecutor(workers, initializer=share) as pool:
+            try:
+                yield from pool.map(whole, jobs)
+            finally:
+                pool.shutdown(cancel_futures=True)
+    finally:
+        torch.set_num_threads(cores)
+
+
+def in_batches(
+    translator: Translator, jobs: Sequence[Job], config: TranslateConfig, size: int
+) -> Iterator[Outcome]:
+    """On a GPU: batches of equal images, while threads decode the next and encode the last ones.
+
+    In the order of ``jobs``, but for neighbours that are joined with others of their size.
+    """
     threads = config.num_threads
-    batch = config.batch_size or (GPU_BATCH if translator.device.type == "cuda" else 1)
-    with pillow_warnings(), ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         writing: deque[tuple[Job, Future]] = deque()
         try:
             photos = _ahead(pool, lambda job: _read(job, translator, config), jobs, 2 * threads)
-            for some in _batches(photos, batch):
+            for some in _batches(photos, size):
                 jobs_here, found = zip(*some, strict=True)
                 if isinstance(found[0], str):
                     yield from some
@@ -142,7 +187,7 @@ def translate_files(
                 for job, photo, pixels in zip(jobs_here, found, results, strict=True):
                     done = replace(photo, pixels=pixels)
                     writing.append((job, pool.submit(_write, job.target, done, config.quality)))
-                while len(writing) > 2 * max(threads, batch):
+                while len(writing) > 2 * max(threads, size):
                     yield _written(writing.popleft())
             while writing:
                 yield _written(writing.popleft())

@@ -14,7 +14,14 @@ from fastcyclegan.config import TranslateConfig
 from fastcyclegan.data.photos import Photo, read_photo, write_photo
 from fastcyclegan.models import ResnetGenerator
 from fastcyclegan.models.weights import save_network
-from fastcyclegan.translation import Job, Translator, in_order_of_numbers, translate_files
+from fastcyclegan.translation import (
+    Job,
+    Translator,
+    in_batches,
+    in_order_of_numbers,
+    side_by_side,
+    translate_files,
+)
 
 CONFIG = TranslateConfig(weights="w", input="i", output="o")
 
@@ -62,8 +69,7 @@ def test_images_of_one_size_are_joined_and_every_one_gets_its_own_result(tmp_pat
         for i, size in enumerate(sizes)
     ]
     net = Negative()
-    config = TranslateConfig(weights="w", input="i", output="o", batch_size=3)
-    done = [job for job, problem in translate_files(Translator(net), jobs, config) if not problem]
+    done = [job for job, problem in in_batches(Translator(net), jobs, CONFIG, 3) if not problem]
     assert sorted(done, key=jobs.index) == jobs
     assert sorted(shape[0] for shape, _ in net.seen) == [1, 1, 2, 3]
     for job in jobs:
@@ -77,7 +83,9 @@ def test_single_images_are_done_in_the_order_of_the_frames(tmp_path):
         Job(picture(tmp_path / f"{i}.png", noise(16, 16 + 4 * (i % 2), 3)), tmp_path / f"o/{i}.png")
         for i in range(9)
     ]
-    assert [job for job, _ in translate_files(Translator(Negative()), jobs, CONFIG)] == jobs
+    translator = Translator(Negative())
+    assert [job for job, _ in in_batches(translator, jobs, CONFIG, 1)] == jobs
+    assert [job for job, _ in side_by_side(translator, jobs, CONFIG, 3)] == jobs
     names = ["f10.png", "f9.png", "f1/x.png", "F2.png", "a.png"]
     assert sorted(names, key=in_order_of_numbers) == [
         "F2.png", "a.png", "f1/x.png", "f9.png", "f10.png",
@@ -102,8 +110,40 @@ def test_no_more_is_decoded_ahead_than_memory_allows(tmp_path, monkeypatch):
 
     monkeypatch.setattr(translation, "_read", read)
     jobs = [Job(Path(f"{i}.png"), tmp_path / f"{i}.png", 40 * 10**6) for i in range(6)]
-    assert len(list(translate_files(Counting(Negative()), jobs, CONFIG))) == 6
+    assert len(list(in_batches(Counting(Negative()), jobs, CONFIG, 1))) == 6
     assert max(most) <= 2
+
+
+def test_cores_are_shared_between_images_and_given_back(tmp_path, monkeypatch):
+    threads = []
+
+    class Asking(Translator):
+        def __call__(self, images):
+            threads.append(torch.get_num_threads())
+            return super().__call__(images)
+
+    jobs = [
+        Job(picture(tmp_path / f"{i}.png", noise(16, 16, 3)), tmp_path / f"o/{i}.png", 256)
+        for i in range(4)
+    ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        for count, share in ((1, 6), (2, 3), (99, 1)):
+            threads.clear()
+            assert len(list(side_by_side(Asking(Negative()), jobs, CONFIG, count))) == 4
+            assert threads == [share] * 4 and torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_bad_file_among_others_is_named(tmp_path):
+    good = Job(picture(tmp_path / "a.png", noise(16, 16, 3)), tmp_path / "o/a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    bad = Job(tmp_path / "b.png", tmp_path / "o/b.png")
+    for run in (in_batches, side_by_side):
+        found = dict(run(Translator(Negative()), [bad, good], CONFIG, 2))
+        assert found[good] is None and "not a JPEG" in found[bad]
 
 
 def test_16_bit_grey_stays_16_bit(tmp_path):

@@ -72,7 +72,7 @@ def convolve(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -
     for image, result in zip(pixels, y, strict=True):
         for top in range(0, rows, step):
             band = image[top * _SIDE : (top + step) * _SIDE + 2]
-            result[top * _SIDE : (top + step) * _SIDE] = _band(band, kernel, into, out_of)
+            _band(band, kernel, into, out_of, result[top * _SIDE : (top + step) * _SIDE])
     y = y[:, :height, :width].contiguous()
     if bias is not None:
         y += bias
@@ -80,9 +80,13 @@ def convolve(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -
 
 
 def _band(
-    pixels: torch.Tensor, kernel: torch.Tensor, into: torch.Tensor, out_of: torch.Tensor
-) -> torch.Tensor:
-    """(4 rows + 2, 4 columns + 2, C) to (4 rows, 4 columns, C')."""
+    pixels: torch.Tensor,
+    kernel: torch.Tensor,
+    into: torch.Tensor,
+    out_of: torch.Tensor,
+    result: torch.Tensor,
+) -> None:
+    """(4 rows + 2, 4 columns + 2, C) to ``result`` (4 rows, 4 columns, C')."""
     rows, columns = (pixels.shape[0] - 2) // _SIDE, (pixels.shape[1] - 2) // _SIDE
     down, right, one = pixels.stride()
     shape = (6, 6, rows, columns, pixels.shape[2])
@@ -90,4 +94,5 @@ def _band(
     patches = pixels.as_strided(shape, strides).reshape(36, -1)
     patches = (into @ patches).view(36, rows * columns, -1)
     y = (out_of @ torch.bmm(patches, kernel).view(36, -1)).view(_SIDE, _SIDE, rows, columns, -1)
-    return y.permute(2, 0, 3, 1, 4).reshape(rows * _SIDE, columns * _SIDE, -1)
+    by_tiles = result.view(rows, _SIDE, columns, _SIDE, -1)
+    by_tiles.copy_(y.permute(2, 0, 3, 1, 4))
