@@ -137,6 +137,9 @@ class TranslateConfig:
     )
     batch_size: int | None = option(None, "images at once (default: 8; CPU: its cores)", low=1)
     num_threads: int = option(4, "threads that decode and encode images for a GPU", low=1, high=256)
+    tile: int | None = option(
+        None, "pixels: compute larger images in bands of N x N, exactly", low=64, high=16384
+    )
     format: str = option("png", "of images in a folder", choices=["png", "jpg", "webp"])
     quality: int = option(95, "of JPEG and WebP", low=1, high=100)
     alpha: str = option(

@@ -111,7 +111,7 @@ def _load(config: TranslateConfig) -> Translator:
         guesses = {"pixel_range": metadata["pixel_range"], **metadata["assumed"]}
         told = ", ".join(f"{name} {value}" for name, value in guesses.items())
         print(f"{printable(weights)}: {net.title}; it does not tell, and assumed is {told}")
-    return Translator(net, precision.dtype)
+    return Translator(net, precision.dtype, config.tile, print)
 
 
 def _check_channels(weights: Path, net: Network) -> None:

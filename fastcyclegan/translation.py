@@ -22,6 +22,7 @@ from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
 from fastcyclegan.models import Network, ResnetGenerator
 from fastcyclegan.models.inference import Inference
+from fastcyclegan.models.tiles import TiledInference
 
 # The ResNet generator halves the size twice, and its innermost reflection needs some pixels.
 SMALLEST = 16
@@ -30,6 +31,8 @@ _PIXELS_AHEAD = 64 * 10**6
 # Batches are made of images of one size among so many batches' worth of neighbours.
 _WINDOW = 4
 GPU_BATCH = 8
+# Python, torch and the code of its convolutions.
+_PROGRAM_BYTES = 4 * 10**8
 # Of all images that a CPU's cores work on together; a megapixel takes about a gigabyte.
 _PIXELS_AT_ONCE = 4 * 10**6
 
@@ -41,11 +44,30 @@ class Translator:
         net: the generator.
     """
 
-    def __init__(self, net: Network, dtype: torch.dtype = torch.float32) -> None:
-        """``dtype`` is what 8-bit images are computed in; 16-bit ones are in fp32."""
-        self.net, self.dtype = net, dtype
+    def __init__(
+        self,
+        net: Network,
+        dtype: torch.dtype = torch.float32,
+        tile: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """With the network's present weights.
+
+        Args:
+            net: the generator.
+            dtype: what 8-bit images are computed in; 16-bit ones are in fp32.
+            tile: images larger than ``tile`` x ``tile`` pixels are computed in bands of that size.
+            say: is told, in a line, what such an image will take.
+
+        Raises:
+            UserError: ``net`` cannot be computed in bands.
+        """
+        self.net, self.dtype, self.tile, self.say = net, dtype, tile, say
         self.device = next(net.parameters()).device
         self._functions: dict[torch.dtype, Callable[[torch.Tensor], torch.Tensor]] = {}
+        self._bands: dict[torch.dtype, TiledInference] = {}
+        if tile:
+            self._in_bands(dtype)
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -62,16 +84,48 @@ class Translator:
         """
         height, width = images.shape[1:3]
         margins = ((0, 0), *((0, margin(side, self.net.multiple)) for side in (height, width)))
-        # repeats the edge where a side is 1 pixel
-        padded = np.pad(images, (*margins, (0, 0)), mode="reflect")
-        if images.dtype == np.uint16:
-            real = torch.from_numpy(padded.astype(np.float32)).to(self.device) / 32767.5 - 1
-            fake = self._function(torch.float32)(real.permute(0, 3, 1, 2))
-            result = _to_uint16(fake)
+        if any(map(any, margins)):  # repeats the edge where a side is 1 pixel
+            images = np.pad(images, (*margins, (0, 0)), mode="reflect")
+        dtype = torch.float32 if images.dtype == np.uint16 else self.dtype
+        if self.tile and images.shape[1] * images.shape[2] > self.tile**2:
+            result = np.stack([self._tiled(image, dtype) for image in images])
         else:
-            real = from_uint8(torch.from_numpy(padded).to(self.device), self.dtype)
-            result = to_uint8(self._function(self.dtype)(real)).cpu().numpy()
+            result = _to_pixels(self._function(dtype)(self._real(images, dtype)), images.dtype)
         return result[:, :height, :width]
+
+    def _real(self, images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        """What the network takes for (N, H, W, C) pixels."""
+        if images.dtype == np.uint8:
+            return from_uint8(torch.from_numpy(images).to(self.device), dtype)
+        deep = torch.from_numpy(images.astype(np.float32)).to(self.device)
+        return (deep / 32767.5 - 1).permute(0, 3, 1, 2)
+
+    def _in_bands(self, dtype: torch.dtype) -> TiledInference:
+        if dtype not in self._bands:
+            try:
+                self._bands[dtype] = TiledInference(self.net, dtype)
+            except ValueError as problem:
+                raise UserError(f"--tile: {problem}; leave it out") from None
+        return self._bands[dtype]
+
+    def _tiled(self, image: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+        function, (height, width, _) = self._in_bands(dtype), image.shape
+        plan = function.plan(height, width, self.tile)
+        result = np.empty((height, width, self.net.arch["output_nc"]), image.dtype)
+        memory = plan.memory + image.nbytes + result.nbytes + _PROGRAM_BYTES
+        self.say(
+            f"{width}x{height} in {plan.bands} bands of {plan.rows} rows, {plan.sweeps} sweeps: "
+            f"about {memory / 1e9:.1f} GB and {_duration(function.seconds(height * width))}"
+        )
+
+        def read(start: int, stop: int) -> torch.Tensor:
+            return self._real(image[None, start:stop], dtype)
+
+        def write(start: int, rows: torch.Tensor) -> None:
+            result[start : start + rows.shape[2]] = _to_pixels(rows, image.dtype)[0]
+
+        function(read, write, height, width, self.tile)
+        return result
 
     def _function(self, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
         if dtype not in self._functions:
@@ -91,7 +145,14 @@ def margin(size: int, multiple: int) -> int:
     return max(SMALLEST, -(-size // multiple) * multiple) - size
 
 
-def _to_uint16(x: torch.Tensor) -> np.ndarray:
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _to_pixels(x: torch.Tensor, dtype: np.dtype) -> np.ndarray:
+    """(N, C, H, W) in [-1, 1] as (N, H, W, C) in uint8 or uint16."""
+    if dtype == np.uint8:
+        return to_uint8(x).cpu().numpy()
     scaled = (x.float() * 32767.5 + 32767.5).round().clamp(0, 65535).nan_to_num(0)
     return scaled.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint16)
 

@@ -12,7 +12,7 @@ from torch import nn
 from fastcyclegan import command, translate
 from fastcyclegan.config import TranslateConfig
 from fastcyclegan.data.photos import Photo, read_photo, write_photo
-from fastcyclegan.models import ResnetGenerator
+from fastcyclegan.models import ResnetGenerator, UnetGenerator
 from fastcyclegan.models.weights import save_network
 from fastcyclegan.translation import (
     Job,
@@ -245,3 +245,29 @@ def test_weights_that_take_no_images_are_refused(call, monkeypatch):
     monkeypatch.setattr(weights, "open_generator", lambda *_: (net, {"format": "fastcyclegan/1"}))
     result = call()
     assert result.code == 2 and "makes images from noise" in result.err
+
+
+def test_large_images_go_through_in_bands_with_their_cost_told(tmp_path):
+    torch.manual_seed(0)
+    net = ResnetGenerator(ngf=4, n_blocks=1).eval()
+    image, told = noise(1, 90, 130, 3), []
+    whole, tiled = Translator(net)(image), Translator(net, tile=64, say=told.append)(image)
+    assert np.abs(whole.astype(int) - tiled.astype(int)).max() <= 1
+    [line] = told
+    assert line.startswith("132x92 in 4 bands of 24 rows, 8 sweeps: about 0.4 GB and ")
+    assert np.array_equal(Translator(net, tile=128)(image), whole) and len(told) == 1
+    grey = ResnetGenerator(1, 1, ngf=4, n_blocks=1).eval()
+    deep = noise(1, 90, 130, 1, dtype=np.uint16)
+    results = (Translator(grey, tile=tile)(deep).astype(int) for tile in (None, 64))
+    assert np.abs(np.subtract(*results)).max() <= 1
+
+
+def test_tile_refuses_a_unet_by_name(tmp_path, capsys):
+    save_network(tmp_path / "U.safetensors", UnetGenerator(ngf=2, num_downs=5), step=1)
+    source = picture(tmp_path / "in.png", noise(16, 16, 3))
+    words = (
+        f"--weights {tmp_path}/U.safetensors --input {source} --output {tmp_path}/o.png --tile 64"
+    )
+    assert command.run(translate.main, words.split()) == 2
+    assert "error: --tile: a U-Net's" in capsys.readouterr().err
+    assert not (tmp_path / "o.png").exists()

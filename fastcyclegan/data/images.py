@@ -23,7 +23,7 @@ from fastcyclegan.files import printable
 from fastcyclegan.kernels.augment import normalise_ref
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")
-MAX_PIXELS = 64 * 10**6
+MAX_PIXELS = 8192 * 8192
 MAX_FILE_BYTES = 512 * 2**20
 ALPHA = ("white", "black", "drop")
 
@@ -70,7 +70,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a " + ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1] + " image"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more than {MAX_PIXELS // 10**6} megapixels"
+        return f"more than {MAX_PIXELS / 10**6:.3g} megapixels"
     if isinstance(error, OSError) and error.strerror:
         return one_line(f"cannot be read: {error.strerror}")
     return one_line(f"cannot be decoded: {error or type(error).__name__}")
@@ -113,7 +113,7 @@ def _check_header(image: Image.Image) -> None:
     width, height = image.size
     cap = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
     if width * height > cap:
-        raise BadImage(f"{width}x{height} is more than {cap / 10**6:g} megapixels")
+        raise BadImage(f"{width}x{height} is more than {cap / 10**6:.3g} megapixels")
     wide_grey = image.mode == "I" and image.format not in ("PNG", "PPM")
     if image.mode == "F" or wide_grey:
         raise BadImage(f"signed, 32-bit or floating-point pixels (mode {image.mode})")

@@ -175,6 +175,16 @@ def stages_of(net: ResnetGenerator, dtype: torch.dtype) -> list[Stage]:
     return [*stages, *(Stage(layer, up) for layer in ups), Stage(last, pad=3, act="tanh")]
 
 
+def run(stages: list[Stage], x: torch.Tensor) -> torch.Tensor:
+    """One image (1, C, H, W), in the dtype of the stages, through all of them."""
+    x = before = x.contiguous(memory_format=torch.channels_last)
+    for stage in stages:
+        rows = x.shape[2]
+        y = stage.convolve(x, 0, stage.out_rows(rows), rows)
+        before, x = x, stage.finish(y, None, before)
+    return x
+
+
 class Inference:
     """A generator in eval mode as a function of images, with weights prepared once.
 
@@ -186,14 +196,4 @@ class Inference:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, C', H, W), both in [-1, 1]; H and W multiples of 4."""
-        x = x.to(self.dtype)
-        return torch.cat([self._one(image) for image in x.split(1)])
-
-    def _one(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        before = x
-        for stage in self.stages:
-            rows = x.shape[2]
-            y = stage.convolve(x, 0, stage.out_rows(rows), rows)
-            before, x = x, stage.finish(y, None, before)
-        return x
+        return torch.cat([run(self.stages, image) for image in x.to(self.dtype).split(1)])
