@@ -67,10 +67,15 @@ def use_triton(x: torch.Tensor, impl: str | None) -> bool:
     return True
 
 
-def check_image(x: torch.Tensor, name: str) -> None:
-    """Raise unless ``x`` is (N, C, H, W) in a dtype of DTYPES: ValueError or TypeError."""
+def check_rank(x: torch.Tensor, name: str) -> None:
+    """Raise ValueError unless ``x`` has four dimensions."""
     if x.dim() != 4:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, not (N, C, H, W)")
+
+
+def check_image(x: torch.Tensor, name: str) -> None:
+    """Raise unless ``x`` is (N, C, H, W) in a dtype of DTYPES: ValueError or TypeError."""
+    check_rank(x, name)
     if x.dtype not in DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from fastcyclegan.kernels.dispatch import (
     accumulator,
     check_image,
+    check_rank,
     jit,
     next_power_of_2,
     on_device,
@@ -56,6 +57,7 @@ def pad_ref(x: torch.Tensor, pad: int, padding: str = "reflect") -> torch.Tensor
 
 def check_reflection(x: torch.Tensor, pad: int) -> None:
     """Raise ValueError unless ``pad`` pixels of ``x`` (N, C, H, W) can be reflected."""
+    check_rank(x, "x")
     if pad < 0:
         raise ValueError(f"pad={pad}: must not be negative")
     if pad >= min(x.shape[2:]):

@@ -1,0 +1,75 @@
+"""The ops in NumPy and fp64, from their definitions: what the references themselves are held to.
+
+Each takes the arrays and options of the op's public function by name, and the gradients of its
+outputs, and returns outputs and gradients by name: ``y``, and ``dx`` for the input ``x``.
+"""
+
+import numpy as np
+
+PIXELS = (2, 3)
+Arrays = dict[str, np.ndarray]
+
+
+def pad(x: np.ndarray, width: int) -> np.ndarray:
+    """Reflection padding of (N, C, H, W)."""
+    return np.pad(x, ((0, 0), (0, 0), (width, width), (width, width)), mode="reflect")
+
+
+def fold(dy: np.ndarray, width: int) -> np.ndarray:
+    """Gradient of reflection padding: every pixel of dy added where it came from."""
+    n, c, height, width_y = dy.shape
+    h, w = height - 2 * width, width_y - 2 * width
+    places = pad(np.arange(h * w).reshape(1, 1, h, w), width).ravel()
+    dx = np.zeros((n, c, h * w))
+    np.add.at(dx, (slice(None), slice(None), places), dy.reshape(n, c, -1))
+    return dx.reshape(n, c, h, w)
+
+
+def reflection_pad(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
+    width = options["pad"]
+    return {"y": pad(arrays["x"], width), "dx": fold(dys[0], width)}
+
+
+def _act(z: np.ndarray, act: str, slope: float) -> np.ndarray:
+    return {"none": z, "relu": np.maximum(z, 0), "leaky_relu": np.where(z > 0, z, slope * z)}[act]
+
+
+def _act_grad(z: np.ndarray, g: np.ndarray, act: str, slope: float) -> np.ndarray:
+    low = {"none": 1.0, "relu": 0.0, "leaky_relu": slope}[act]
+    return np.where(z > 0, g, low * g)
+
+
+def _norm_grads(xhat, std, g, weight, axes) -> Arrays:
+    """The formula of the paper; ``g`` is the gradient in front of the activation."""
+    dxhat = g * weight
+    means = (t.mean(axes, keepdims=True) for t in (dxhat, dxhat * xhat))
+    mean_g, mean_gx = means
+    return {
+        "dx": (dxhat - mean_g - xhat * mean_gx) / std,
+        "dweight": (g * xhat).sum((0, 2, 3)),
+        "dbias": g.sum((0, 2, 3)),
+    }
+
+
+def _affine(arrays: Arrays) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Weight and bias as what multiplies and is added to (N, C, H, W)."""
+    weight, bias = arrays.get("weight"), arrays.get("bias")
+    return (
+        1.0 if weight is None else weight[:, None, None],
+        0.0 if bias is None else bias[:, None, None],
+    )
+
+
+def instance_norm(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
+    """Also of the one that returns the image without its padding as a second output."""
+    x, width = arrays["x"], options.get("pad", 0)
+    act = "relu" if options.get("residual_relu") else options.get("act", "none")
+    slope = options.get("slope", 0.2)
+    std = np.sqrt(x.var(PIXELS, keepdims=True) + 1e-5)
+    xhat = (x - x.mean(PIXELS, keepdims=True)) / std
+    weight, bias = _affine(arrays)
+    z = xhat * weight + bias + arrays.get("residual", 0.0)
+    y = _act(z, act, slope)
+    g = _act_grad(z, fold(dys[0], width) + sum(dys[1:]), act, slope)
+    grads = _norm_grads(xhat, std, g, weight, PIXELS) | {"dresidual": g}
+    return {"y": pad(y, width), "skip": y} | grads
