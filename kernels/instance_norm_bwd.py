@@ -205,13 +205,13 @@ def _instance_norm_bwd_kernel(
     if dskip_ptr is not None:
         skip_base = dskip_ptr + n * stride_dsn + offs_c[None, :]
     x_base = x_ptr + n * HW * C + offs_c[None, :]
+    mean = tl.load(mean_ptr + n * C + offs_c, mask=mask_c, other=0.0)[None, :]
+    rstd = tl.load(rstd_ptr + n * C + offs_c, mask=mask_c, other=0.0)[None, :]
     # A block ahead, so that it is on its way while the sums are added up.
     dims = (H, W, C, stride_dyh, stride_dyw, stride_dsh, stride_dsw)
     x, g = _load_block(x_base, dy_base, skip_base, start, end, mask_c, dims, PAD, ACC, BLOCK_P)
     sum_g = _total(part_g_ptr, n, offs_c, C, tiles, BLOCK_T)
     sum_gx = _total(part_gx_ptr, n, offs_c, C, tiles, BLOCK_T)
-    mean = tl.load(mean_ptr + n * C + offs_c, mask=mask_c, other=0.0)[None, :]
-    rstd = tl.load(rstd_ptr + n * C + offs_c, mask=mask_c, other=0.0)[None, :]
     if sums_ptr is not None:
         first = mask_c & (start == 0)
         tl.store(sums_ptr + n * C + offs_c, sum_gx, mask=first)
