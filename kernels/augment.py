@@ -1,15 +1,19 @@
 """Random crop, horizontal flip and normalisation of uint8 images in one flat pixel buffer.
 
-    y[n, c, i, j] = (2 * pixels[offset[n] + (top[n] + i) * width[n] + left[n] + j', c] - 255) / 255
+    x = pixels[offset[n] + (top[n] + i) * width[n] + left[n] + j', c]
+    y[n, c, i, j] = (2 * x - 255) / 255,  or x itself where pixels are 0 .. 255 for the networks
     with j' = w - 1 - j where flip[n], else j.
 
-This is x / 127.5 - 1, written so that only the last multiplication rounds: PyTorch divides float32
-by 127.5 on CPUs but multiplies by a rounded reciprocal on GPUs, and the two differ in the last bit.
+The first is x / 127.5 - 1, written so that only the last multiplication rounds: PyTorch divides
+float32 by 127.5 on CPUs but multiplies by a rounded reciprocal on GPUs, and the two differ in the
+last bit.
 Reads N*h*w*C bytes, writes N*h*w*C elements. Output is channels_last.
 """
 
 import torch
 from torch import Tensor
+
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 
 def crop_ref(
@@ -42,13 +46,17 @@ def crop_ref(
     return pixels[index]
 
 
-def normalise_ref(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 0..255 to [-1, 1], same shape: (2x - 255) / 255, rounded once, then to ``dtype``.
+def normalise_ref(
+    x: Tensor, dtype: torch.dtype = torch.float32, pixel_range: str = "tanh"
+) -> Tensor:
+    """uint8 0..255 to ``pixel_range``, same shape, rounded once, then to ``dtype``.
 
-    Computed in float64 for float64, else in float32. 0 gives exactly -1 and 255 exactly 1.
+    (scale * x + offset) * factor with the constants of the range; for ``tanh`` (2x - 255) / 255,
+    which gives exactly -1 for 0 and 1 for 255. Computed in float64 for float64, else in float32.
     """
+    scale, offset, factor, *_ = PIXEL_RANGES[pixel_range]
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    return ((2 * x.to(compute) - 255) * (1 / 255)).to(dtype)
+    return ((scale * x.to(compute) + offset) * factor).to(dtype)
 
 
 def augment_ref(
@@ -60,11 +68,12 @@ def augment_ref(
     flip: Tensor,
     size: tuple[int, int],
     dtype: torch.dtype = torch.float32,
+    pixel_range: str = "tanh",
 ) -> Tensor:
     """Crop, flip and normalise; the arguments are those of :func:`crop_ref`.
 
     Returns:
-        (N, C, h, w) of ``dtype`` in [-1, 1], channels_last.
+        (N, C, h, w) of ``dtype`` in ``pixel_range``, channels_last.
     """
     windows = crop_ref(pixels, offset, width, top, left, flip, size)
-    return normalise_ref(windows, dtype).permute(0, 3, 1, 2)
+    return normalise_ref(windows, dtype, pixel_range).permute(0, 3, 1, 2)

@@ -62,6 +62,21 @@ def test_dtypes_are_rounded_once(dtype):
         assert torch.equal(y, normalise_ref(x).to(dtype))
 
 
+@pytest.mark.parametrize("pixel_range", ["linear255", "tanh255"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_raw_ranges_are_the_bytes_themselves(dtype, pixel_range):
+    x = torch.arange(256, dtype=torch.uint8)
+    y = normalise_ref(x, dtype, pixel_range)
+    assert y.dtype == dtype and torch.equal(y.to(torch.int64), torch.arange(256))
+    images, pixels, offset, width = buffer(3)
+    zero = torch.zeros(3, dtype=torch.int64)
+    cut_out = augment_ref(
+        pixels, offset, width, zero, zero, zero.bool(), (8, 8), dtype, pixel_range
+    )
+    want = np.stack([image[:8, :8] for image in images])
+    assert np.array_equal(cut_out.permute(0, 2, 3, 1).double().numpy(), want.astype(np.float64))
+
+
 def test_arguments_are_left_alone():
     _, pixels, offset, width = buffer(3)
     before = pixels.clone()
