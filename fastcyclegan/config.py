@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from fastcyclegan.errors import UserError
 from fastcyclegan.jz_options import MAPPED, REFUSED_MODELS, REMOVED, REMOVED_FROM_TRANSLATE
 from fastcyclegan.options import option, positional, required
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 CUDA_GRAPH = ("auto", "on", "off")
 
@@ -48,6 +49,10 @@ class TrainConfig:
     dropout: bool = option(False, "drop half of the features inside the generators' blocks")
     upsample: str = option(
         "transpose", "resize: no transposed convolutions", choices=["transpose", "resize"]
+    )
+    residual_relu: bool = option(False, "a ReLU behind the sum of each residual block")
+    pixel_range: str = option(
+        "tanh", "black and white: -1 and 1, or 0 and 255 (twice)", choices=list(PIXEL_RANGES)
     )
     init_type: str = option(
         "normal", "how weights begin", choices=["normal", "xavier", "kaiming", "orthogonal"]

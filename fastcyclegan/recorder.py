@@ -194,7 +194,8 @@ class Recorder:
             if self.plateau:
                 state["plateau"] = self.plateau.state()
             networks = self.model.networks
-            snapshot = take_snapshot(done, networks, tensors, state, milestone)
+            pixels = self.config.pixel_range
+            snapshot = take_snapshot(done, networks, tensors, state, milestone, pixels)
             self._writing = done
             keep = self.config.keep
             self._writer.submit(partial(write_checkpoint, self.folder, snapshot, keep))

@@ -23,6 +23,7 @@ from fastcyclegan.files import printable
 from fastcyclegan.models import Network, ResnetGenerator
 from fastcyclegan.models.inference import Inference
 from fastcyclegan.models.tiles import TiledInference
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 # The ResNet generator halves the size twice, and its innermost reflection needs some pixels.
 SMALLEST = 16
@@ -90,15 +91,24 @@ class Translator:
         if self.tile and images.shape[1] * images.shape[2] > self.tile**2:
             result = np.stack([self._tiled(image, dtype) for image in images])
         else:
-            result = _to_pixels(self._function(dtype)(self._real(images, dtype)), images.dtype)
+            result = self._pixels(self._function(dtype)(self._real(images, dtype)), images.dtype)
         return result[:, :height, :width]
 
     def _real(self, images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
         """What the network takes for (N, H, W, C) pixels."""
         if images.dtype == np.uint8:
-            return from_uint8(torch.from_numpy(images).to(self.device), dtype)
+            return from_uint8(torch.from_numpy(images).to(self.device), dtype, self.net.pixel_range)
         deep = torch.from_numpy(images.astype(np.float32)).to(self.device)
-        return (deep / 32767.5 - 1).permute(0, 3, 1, 2)
+        *_, centre, half = PIXEL_RANGES[self.net.pixel_range]
+        return ((deep / 32767.5 - 1) * half + centre).permute(0, 3, 1, 2)
+
+    def _pixels(self, x: torch.Tensor, dtype: np.dtype) -> np.ndarray:
+        """What the network puts out, (N, C, H, W), as (N, H, W, C) in uint8 or uint16."""
+        if dtype == np.uint8:
+            return to_uint8(x, self.net.pixel_range).cpu().numpy()
+        *_, centre, half = PIXEL_RANGES[self.net.pixel_range]
+        scaled = ((x.float() - centre) / half * 32767.5 + 32767.5).round().clamp(0, 65535)
+        return scaled.nan_to_num(0).permute(0, 2, 3, 1).cpu().numpy().astype(np.uint16)
 
     def _in_bands(self, dtype: torch.dtype) -> TiledInference:
         if dtype not in self._bands:
@@ -122,7 +132,7 @@ class Translator:
             return self._real(image[None, start:stop], dtype)
 
         def write(start: int, rows: torch.Tensor) -> None:
-            result[start : start + rows.shape[2]] = _to_pixels(rows, image.dtype)[0]
+            result[start : start + rows.shape[2]] = self._pixels(rows, image.dtype)[0]
 
         function(read, write, height, width, self.tile)
         return result
@@ -147,14 +157,6 @@ def margin(size: int, multiple: int) -> int:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _to_pixels(x: torch.Tensor, dtype: np.dtype) -> np.ndarray:
-    """(N, C, H, W) in [-1, 1] as (N, H, W, C) in uint8 or uint16."""
-    if dtype == np.uint8:
-        return to_uint8(x).cpu().numpy()
-    scaled = (x.float() * 32767.5 + 32767.5).round().clamp(0, 65535).nan_to_num(0)
-    return scaled.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint16)
 
 
 def in_order_of_numbers(name: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from fastcyclegan.data.images import (
     write_image,
 )
 from fastcyclegan.errors import UserError
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -318,13 +319,15 @@ def test_write_refuses_unknown_suffixes_and_missing_folders(tmp_path):
         write_image(tmp_path / "no" / "a.png", PHOTO)
 
 
-def test_pixel_range_round_trip():
+@pytest.mark.parametrize("pixel_range", PIXEL_RANGES)
+def test_pixel_range_round_trip(pixel_range):
     x = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(2, 16, 8, 3)
     for dtype in (torch.float32, torch.float16):
-        y = from_uint8(x, dtype)
+        y = from_uint8(x, dtype, pixel_range)
+        assert (y.min(), y.max()) == ((-1, 1) if pixel_range == "tanh" else (0, 255))
         assert y.shape == (2, 3, 16, 8) and y.dtype == dtype
         assert y.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(to_uint8(y), x)
+        assert torch.equal(to_uint8(y, pixel_range), x)
 
 
 def test_to_uint8_rounds_and_clamps():
@@ -332,3 +335,6 @@ def test_to_uint8_rounds_and_clamps():
     got = to_uint8(value.view(1, 1, 1, 7))
     assert got.shape == (1, 1, 7, 1) and got.dtype == torch.uint8
     assert got.flatten().tolist() == [0, 0, 1, 0, 255, 255, 0]
+    value = torch.tensor([-2.0, 0.4, 0.6, 254.6, 300.0, float("nan"), float("inf")])
+    got = to_uint8(value.view(1, 1, 1, 7), "linear255")
+    assert got.flatten().tolist() == [0, 0, 1, 255, 255, 0, 255]

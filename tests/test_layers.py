@@ -77,7 +77,7 @@ def test_resize_repeats_pixels_and_pads_by_reflection():
         y = y.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
         y = torch.relu(torch.nn.functional.conv2d(torch.nn.ReflectionPad2d(1)(y), weight))
     y = torch.tanh(torch.nn.functional.conv2d(torch.nn.ReflectionPad2d(3)(y), last))
-    torch.testing.assert_close(decode(x, layers, "resize", True), y)
+    torch.testing.assert_close(decode(x, layers, "resize", "tanh", True), y)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

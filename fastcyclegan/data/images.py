@@ -21,6 +21,7 @@ from torch import Tensor
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
 from fastcyclegan.kernels.augment import normalise_ref
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")
 MAX_PIXELS = 8192 * 8192
@@ -269,12 +270,15 @@ def write_image(
         temporary.unlink(missing_ok=True)
 
 
-def to_uint8(x: Tensor) -> Tensor:
-    """(N, C, H, W) float in [-1, 1] to (N, H, W, C) uint8: nearest value, clamped, NaN to 0."""
-    scaled = (x.detach().float() * 127.5 + 127.5).round().clamp(0, 255)
+def to_uint8(x: Tensor, pixel_range: str = "tanh") -> Tensor:
+    """(N, C, H, W) float in a range to (N, H, W, C) uint8: nearest value, clamped, NaN to 0."""
+    x = x.detach().float()
+    if PIXEL_RANGES[pixel_range].half == 1.0:
+        x = x * 127.5 + 127.5
+    scaled = x.round().clamp(0, 255)
     return scaled.nan_to_num(0).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def from_uint8(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, H, W, C) uint8 to (N, C, H, W) ``dtype`` in [-1, 1], channels_last: x / 127.5 - 1."""
-    return normalise_ref(x.contiguous(), dtype).permute(0, 3, 1, 2)
+def from_uint8(x: Tensor, dtype: torch.dtype = torch.float32, pixel_range: str = "tanh") -> Tensor:
+    """(N, H, W, C) uint8 to (N, C, H, W) ``dtype`` in ``pixel_range``, channels_last."""
+    return normalise_ref(x.contiguous(), dtype, pixel_range).permute(0, 3, 1, 2)

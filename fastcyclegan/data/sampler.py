@@ -45,7 +45,7 @@ class PairSampler:
         flip: mirror half of the images.
         serial: no shuffling.
         seed: any integer; its low 32 bits are used.
-        device, dtype: of the batches.
+        device, dtype, pixel_range: of the batches.
         data_on: where the images are kept: "device", "host", or "auto", which is the device if
             they fit into half of its free memory.
 
@@ -66,12 +66,14 @@ class PairSampler:
         seed: int = 0,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        pixel_range: str = "tanh",
         data_on: str = "auto",
     ) -> None:
         if data_on not in DATA_ON:
             raise UserError(f"--data_on {data_on}: want one of {', '.join(DATA_ON)}")
         self.batch_size, self.crop_size, self.flip = batch_size, crop_size, flip
-        self.serial, self.seed, self.dtype = serial, seed, dtype
+        self.serial, self.seed = serial, seed
+        self.dtype, self.pixel_range = dtype, pixel_range
         self.device = torch.empty(0, device=device).device
         self._sizes = [_same_size(set_A), _same_size(set_B)]
         self._check(set_A, set_B)
@@ -149,8 +151,8 @@ class PairSampler:
         """Batch number ``step`` (from 0).
 
         Returns:
-            real_A, real_B: (batch_size, C, h, w) of ``dtype`` in [-1, 1], channels_last, on
-            ``device``. The host does not wait for the device.
+            real_A, real_B: (batch_size, C, h, w) of ``dtype`` in ``pixel_range``,
+            channels_last, on ``device``. The host does not wait for the device.
         """
         index, (_, r_top, r_left, r_flip) = self._draw(step)
         sizes, plans = [], []
@@ -171,7 +173,7 @@ class PairSampler:
         windows = crop_ref(self._pixels[domain], offset, width, top, left, flip.bool(), size)
         # Bytes cross to the device, not floats.
         windows = _send(windows, self.device)
-        return normalise_ref(windows, self.dtype).permute(0, 3, 1, 2)
+        return normalise_ref(windows, self.dtype, self.pixel_range).permute(0, 3, 1, 2)
 
 
 def _send(x: Tensor, device: torch.device) -> Tensor:

@@ -25,7 +25,7 @@ class Watched:
     """Fixed images, followed through the training.
 
     Attributes:
-        real_A, real_B: (N, C, H, W) in [-1, 1], fp32.
+        real_A, real_B: (N, C, H, W) in the options' pixel range, fp32.
         truth_A, truth_B: what real_B and real_A should become, where that is known.
         baselines: PSNR in dB against the truth that no network is needed for: of the untranslated
             input, and of the best affine colour map.
@@ -96,6 +96,7 @@ def make_sampler(
         seed=config.seed,
         device=device,
         dtype=dtype,
+        pixel_range=config.pixel_range,
         data_on=config.data_on,
     )
 
@@ -172,7 +173,7 @@ def _first_of(config: TrainConfig, scans: tuple[Scan, Scan]) -> Watched:
         # twice as many as wanted, in case some cannot be decoded
         first = slice(2 * WATCHED_IMAGES)
         few = Scan(scan.root, scan.files[first], sizes=scan.sizes[first])
-        real.append(_images(_squared(config, few, domain))[:WATCHED_IMAGES])
+        real.append(_images(config, _squared(config, few, domain))[:WATCHED_IMAGES])
     return Watched(*real)
 
 
@@ -183,7 +184,7 @@ def _watched_toy(config: TrainConfig, root: Path) -> Watched:
     for kind in ("test", "truth"):
         for domain, folder in zip("AB", "BA" if swapped else "AB", strict=True):
             scan = scan_folder(root / f"{kind}{folder}")
-            tensors[kind + domain] = _images(_squared(config, scan, domain))
+            tensors[kind + domain] = _images(config, _squared(config, scan, domain))
     if (config.input_nc, config.output_nc) != (3, 3):
         return Watched(tensors["testA"], tensors["testB"])
     baselines = toy_baselines(config.crop_size, TOY_IMAGES, TOY_SEED)
@@ -205,6 +206,7 @@ def _squared(config: TrainConfig, scan: Scan, domain: str) -> ImageSet:
     return _decode(config, scan, domain, **changed)
 
 
-def _images(images: ImageSet) -> torch.Tensor:
+def _images(config: TrainConfig, images: ImageSet) -> torch.Tensor:
     size = int(images.height[0]), int(images.width[0])
-    return from_uint8(images.pixels.view(len(images.names), *size, -1))
+    pixels = images.pixels.view(len(images.names), *size, -1)
+    return from_uint8(pixels, pixel_range=config.pixel_range)

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from fastcyclegan.models import winograd
 from fastcyclegan.models.layers import EPS, Layer
+from fastcyclegan.models.output import to_pixels
 from fastcyclegan.models.resnet import ResnetGenerator
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 Statistics = tuple[torch.Tensor, torch.Tensor]
 _TORCH_MODE = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
@@ -32,7 +34,7 @@ class Stage:
         kind: ``same`` (stride 1), ``down`` (3x3, stride 2, zero padding 1), ``up`` (its transpose)
             or ``resize`` (every pixel four times, then as ``same``).
         padding, pad: of ``same`` and ``resize``: the kind, and how many pixels on each side.
-        act: behind the norm: ``relu``, ``tanh`` or ``none``.
+        act: behind the norm: ``relu``, ``none``, or the pixel range of the last layer.
         adds: whether the input of the stage before is added behind the norm.
     """
 
@@ -128,7 +130,7 @@ class Stage:
             y += skip
         if self.act == "relu":
             return torch.relu_(y)
-        return torch.tanh_(y) if self.act == "tanh" else y
+        return to_pixels(y, self.act) if self.act in PIXEL_RANGES else y
 
 
 def _few_outputs(weight: torch.Tensor, x: torch.Tensor) -> bool:
@@ -169,10 +171,11 @@ def stages_of(net: ResnetGenerator, dtype: torch.dtype) -> list[Stage]:
     (first, *downs), trunk, (*ups, last) = layers[:3], layers[3:-3], layers[-3:]
     up = "up" if net.upsample == "transpose" else "resize"
     inner = {"padding": net.padding}
+    behind_sum = "relu" if net.residual_relu else "none"
     stages = [Stage(first, pad=3), *(Stage(layer, "down") for layer in downs)]
     for one, two in zip(trunk[::2], trunk[1::2], strict=True):
-        stages += [Stage(one, **inner), Stage(two, act="none", adds=True, **inner)]
-    return [*stages, *(Stage(layer, up) for layer in ups), Stage(last, pad=3, act="tanh")]
+        stages += [Stage(one, **inner), Stage(two, act=behind_sum, adds=True, **inner)]
+    return [*stages, *(Stage(layer, up) for layer in ups), Stage(last, pad=3, act=net.pixel_range)]
 
 
 def run(stages: list[Stage], x: torch.Tensor) -> torch.Tensor:
@@ -195,5 +198,5 @@ class Inference:
         self.stages, self.dtype = stages_of(net, dtype), dtype
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, C', H, W), both in [-1, 1]; H and W multiples of 4."""
+        """(N, C, H, W) to (N, C', H, W), both in the network's pixel range; H and W multiples of 4."""
         return torch.cat([run(self.stages, image) for image in x.to(self.dtype).split(1)])

@@ -43,6 +43,7 @@ def normalise(
     training: bool = True,
     *,
     residual: torch.Tensor | None = None,
+    residual_relu: bool = False,
     pad: int = 0,
 ) -> torch.Tensor:
     """The norm of ``layer`` over (N, C, H, W), and what stands around it.
@@ -57,11 +58,12 @@ def normalise(
         act: none, relu or leaky_relu; only none with a residual.
         training: see :class:`fastcyclegan.models.network.Network`.
         residual: (N, C, H, W), added to what is normalised.
+        residual_relu: a ReLU behind the sum.
         pad: pixels of reflection around the result.
     """
     if layer.norm == "instance":
-        around = {"residual": residual, "pad": pad, "impl": layer.impl}
-        return instance_norm(x, act=act, slope=SLOPE, eps=EPS, **around)
+        around = {"residual": residual, "residual_relu": residual_relu, "pad": pad}
+        return instance_norm(x, act=act, slope=SLOPE, eps=EPS, **around, impl=layer.impl)
     if layer.norm == "batch":
         running = (layer.mean, layer.var)
         x = F.batch_norm(x, *running, layer.scale, layer.shift, training, MOMENTUM, EPS)
@@ -70,7 +72,7 @@ def normalise(
     elif act == "leaky_relu":
         x = F.leaky_relu(x, SLOPE)
     if residual is not None:
-        x = x + residual
+        x = torch.relu(x + residual) if residual_relu else x + residual
     return reflection_pad(x, pad, impl=layer.impl) if pad else x
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastcyclegan.models.layers import EPS, MOMENTUM, NORMS, Layer
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 # in the order of the fields of Layer
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
@@ -26,7 +27,8 @@ class Network(nn.Module):
 
     Args:
         arch: JSON-able description, enough for :func:`fastcyclegan.models.build`. Its ``norm`` is
-            ``instance`` (without parameters), ``batch`` (with them) or ``none``.
+            ``instance`` (without parameters), ``batch`` (with them) or ``none``; a generator's has
+            ``pixel_range``.
 
     Attributes:
         PIECES: the plain functions that the network is made of, by name.
@@ -37,13 +39,16 @@ class Network(nn.Module):
         arch: as given.
         norm_keys: where norms stand, by state_dict prefix, with or without parameters.
         multiple: pixels; heights and widths must be multiples of this.
+        smallest: pixels; heights and widths must be no less than this.
+        pixel_range: a generator's, of its input and output.
 
     Raises:
-        ValueError: an unknown norm.
+        ValueError: an unknown norm or pixel range.
     """
 
     PIECES: ClassVar[Pieces]
     multiple: int = 1
+    smallest: int = 1
 
     def __init__(self, arch: dict[str, Any]) -> None:
         super().__init__()
@@ -51,6 +56,10 @@ class Network(nn.Module):
         self.norm = arch["norm"]
         if self.norm not in NORMS:
             raise ValueError(f"norm={self.norm!r}: not one of {', '.join(NORMS)}")
+        self.pixel_range = arch.get("pixel_range", "tanh")
+        if self.pixel_range not in PIXEL_RANGES:
+            known = ", ".join(PIXEL_RANGES)
+            raise ValueError(f"pixel_range={self.pixel_range!r}: not one of {known}")
         self.pieces = self.PIECES
         self.impl: str | None = None
         self.norm_keys: set[str] = set()

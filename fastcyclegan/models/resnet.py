@@ -17,6 +17,7 @@ from fastcyclegan.kernels.reflection_pad import PADDINGS, reflection_pad
 from fastcyclegan.models.folded import conv_from_few, conv_to_few
 from fastcyclegan.models.layers import EPS, Layer, normalise, pad_image
 from fastcyclegan.models.network import Network, Pieces
+from fastcyclegan.models.output import to_pixels
 
 UPSAMPLINGS = ("transpose", "resize")
 DROPPED = 0.5
@@ -47,10 +48,11 @@ def residual_block(
     second: Layer,
     padding: str,
     dropout: bool,
+    residual_relu: bool,
     padded: bool,
     training: bool,
 ) -> Features:
-    """``x`` plus two padded 3x3 convolutions of it; no ReLU behind the sum.
+    """``x`` plus two padded 3x3 convolutions of it; a ReLU behind the sum only if asked for.
 
     ``dropout`` stands between the two; its mask is drawn from torch's generator. With ``padded``
     also the reflection-padded form that the next block reads.
@@ -64,17 +66,20 @@ def residual_block(
         y = F.dropout(y, DROPPED, training) if dropout else y
         y = pad_image(y, 1, padding, second)
     y = F.conv2d(y, second.weight, second.bias)
+    around = {"residual": x, "residual_relu": residual_relu}
     if padded:
-        return instance_norm_pad(y, residual=x, eps=EPS, impl=second.impl)
-    return normalise(y, second, "none", training, residual=x)
+        return instance_norm_pad(y, **around, eps=EPS, impl=second.impl)
+    return normalise(y, second, "none", training, **around)
 
 
-def decode(x: torch.Tensor, layers: Sequence[Layer], upsample: str, training: bool) -> torch.Tensor:
-    """(N, 4 ngf, H/4, W/4) to (N, C, H, W) in [-1, 1]: twice the size twice, then 7x7 and tanh."""
+def decode(
+    x: torch.Tensor, layers: Sequence[Layer], upsample: str, pixel_range: str, training: bool
+) -> torch.Tensor:
+    """(N, 4 ngf, H/4, W/4) to (N, C, H, W) pixels: twice the size twice, then 7x7."""
     up1, up2, last = layers
     x = normalise(_enlarge(x, up1, upsample), up1, "relu", training)
     x = normalise(_enlarge(x, up2, upsample), up2, "relu", training, pad=3)
-    return torch.tanh(conv_to_few(x, last.weight, last.bias))
+    return to_pixels(conv_to_few(x, last.weight, last.bias), pixel_range)
 
 
 def _enlarge(x: torch.Tensor, layer: Layer, upsample: str) -> torch.Tensor:
@@ -99,9 +104,11 @@ class ResnetGenerator(Network):
         upsample: ``transpose`` for transposed convolutions, as JZ; ``resize`` for the nearest pixel
             and a reflection-padded 3x3 convolution, which leaves no checkerboard (Odena et al.,
             2016), under the keys that eriklindernoren/PyTorch-GAN gives to such a decoder.
+        pixel_range: of input and output, one of PIXEL_RANGES.
+        residual_relu: a ReLU behind each block's sum, as in hardikbansal/CycleGAN.
 
     Raises:
-        ValueError: another norm, padding or upsampling.
+        ValueError: another norm, padding, upsampling or pixel range.
     """
 
     PIECES: ClassVar[Pieces] = {
@@ -121,6 +128,8 @@ class ResnetGenerator(Network):
         padding: str = "reflect",
         dropout: bool = False,
         upsample: str = "transpose",
+        pixel_range: str = "tanh",
+        residual_relu: bool = False,
     ) -> None:
         super().__init__(
             {
@@ -132,11 +141,14 @@ class ResnetGenerator(Network):
                 "padding": padding,
                 "dropout": dropout,
                 "upsample": upsample,
+                "pixel_range": pixel_range,
+                "residual_relu": residual_relu,
             }
         )
         if padding not in PADDINGS or upsample not in UPSAMPLINGS:
             raise ValueError(f"padding={padding!r}, upsample={upsample!r} is not supported")
         self.padding, self.dropout, self.upsample = padding, dropout, upsample
+        self.residual_relu = residual_relu
         self._add_encoder(input_nc, ngf)
         for index in range(10, 10 + n_blocks):
             self._add_block(f"model.{index}.conv_block", 4 * ngf)
@@ -178,8 +190,8 @@ class ResnetGenerator(Network):
         # pads what it reads, so that all blocks are the same compiled code
         fused = self.norm == "instance" and self.padding == "reflect" and use_triton(x, self.impl)
         x = pieces["encode"](x, layers[:3], fused and bool(blocks), self.training)
+        choices = self.padding, self.dropout, self.residual_relu
         for index, pair in enumerate(blocks, start=1):
             padded = fused and index < len(blocks)
-            options = (self.padding, self.dropout, padded, self.training)
-            x = pieces["residual_block"](x, *pair, *options)
-        return pieces["decode"](x, layers[-3:], self.upsample, self.training)
+            x = pieces["residual_block"](x, *pair, *choices, padded, self.training)
+        return pieces["decode"](x, layers[-3:], self.upsample, self.pixel_range, self.training)

@@ -129,8 +129,9 @@ class TiledInference:
         """Translate an image of ``height`` x ``width`` pixels, both multiples of 4.
 
         Args:
-            read: gives rows start to stop of the image, (1, C, stop - start, W) in [-1, 1].
-            write: is given the first row and (1, C', rows, W) in [-1, 1], from top to bottom.
+            read: gives rows start to stop of the image, (1, C, stop - start, W), in the network's
+                pixel range.
+            write: is given the first row and (1, C', rows, W), likewise, from top to bottom.
             height, width: pixels.
             tile: see :meth:`plan`.
             tick: is told the finished share of the sweeps.

@@ -13,14 +13,20 @@ from torch.nn import functional as F
 
 from fastcyclegan.models.layers import Layer, normalise
 from fastcyclegan.models.network import Network, Pieces
+from fastcyclegan.models.output import to_pixels
 
 DROPPED = 0.5
 
 
 def unet(
-    x: torch.Tensor, downs: Sequence[Layer], ups: Sequence[Layer], dropped: int, training: bool
+    x: torch.Tensor,
+    downs: Sequence[Layer],
+    ups: Sequence[Layer],
+    dropped: int,
+    pixel_range: str,
+    training: bool,
 ) -> torch.Tensor:
-    """(N, C, H, W) to (N, C', H, W) in [-1, 1].
+    """(N, C, H, W) to (N, C', H, W), pixels both.
 
     Args:
         x: images.
@@ -28,6 +34,7 @@ def unet(
             stride 2 and padding 1.
         dropped: how many levels drop half of their output, from the second of ``ups`` on; the
             masks are drawn from torch's generator.
+        pixel_range: of the result.
         training: see :class:`fastcyclegan.models.network.Network`.
     """
     skips = []
@@ -44,7 +51,7 @@ def unet(
             x = F.dropout(x, DROPPED, training)
         if skips:
             x = torch.cat([skips.pop(), x], 1)
-    return torch.tanh(x)
+    return to_pixels(x, pixel_range)
 
 
 class UnetGenerator(Network):
@@ -58,9 +65,10 @@ class UnetGenerator(Network):
         norm: ``instance``, ``batch`` or ``none``; as in JZ there is none behind the two outermost
             convolutions, nor behind the innermost one of the way in.
         dropout: drop half of what the inner levels of 8 ngf channels put out, in training.
+        pixel_range: of input and output, one of PIXEL_RANGES.
 
     Raises:
-        ValueError: another norm, or a number of levels that is not 5 to 12.
+        ValueError: another norm or pixel range, or a number of levels that is not 5 to 12.
     """
 
     PIECES: ClassVar[Pieces] = {"unet": unet}
@@ -73,6 +81,7 @@ class UnetGenerator(Network):
         num_downs: int = 8,
         norm: str = "instance",
         dropout: bool = False,
+        pixel_range: str = "tanh",
     ) -> None:
         super().__init__(
             {
@@ -82,6 +91,7 @@ class UnetGenerator(Network):
                 "num_downs": num_downs,
                 "norm": norm,
                 "dropout": dropout,
+                "pixel_range": pixel_range,
             }
         )
         if not 5 <= num_downs <= 12:
@@ -128,4 +138,4 @@ class UnetGenerator(Network):
 
     def _compute(self, x: torch.Tensor, layers: Sequence[Layer], pieces: Pieces) -> torch.Tensor:
         downs, ups = layers[: self.num_downs], layers[self.num_downs :]
-        return pieces["unet"](x, downs, ups, self.dropped, self.training)
+        return pieces["unet"](x, downs, ups, self.dropped, self.pixel_range, self.training)

@@ -19,6 +19,7 @@ from fastcyclegan import models
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable, write_atomic
 from fastcyclegan.models import jz
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 FORMAT = "fastcyclegan/1"
 GENERATOR_OF = {"AtoB": "G_A", "BtoA": "G_B"}
@@ -30,7 +31,10 @@ def save_network(path: Path, net: nn.Module, *, step: int, pixel_range: str = "t
 
 
 def network_bytes(net: nn.Module, *, step: int, pixel_range: str = "tanh") -> bytes:
-    """The content of the weights file of ``net`` (which has ``arch``) after ``step`` steps."""
+    """The content of the weights file of ``net`` (which has ``arch``) after ``step`` steps.
+
+    A generator knows its pixel range itself; of a discriminator it is the one that it judged.
+    """
     return tensors_to_bytes(*network_tensors(net, step=step, pixel_range=pixel_range))
 
 
@@ -41,7 +45,7 @@ def network_tensors(
     metadata = {
         "format": FORMAT,
         "arch": json.dumps(net.arch),
-        "pixel_range": pixel_range,
+        "pixel_range": net.arch.get("pixel_range", pixel_range),
         "step": str(int(step)),
     }
     tensors = {
@@ -77,8 +81,11 @@ def tensors_from_bytes(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, json.loads(data[8 : 8 + length]).get("__metadata__") or {}
 
 
-def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_network(path: Path, pixel_range: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the network of a weights file: (network in fp32 on the CPU, metadata).
+
+    A ``.pth`` does not tell its pixel range: it is ``pixel_range``, or tanh. One of ours does, and
+    must agree with ``pixel_range`` if that is given.
 
     ``metadata`` has ``format``, ``arch`` (a dict), ``pixel_range`` and ``step`` (an int). For a
     ``.pth`` it has no step, and ``assumed`` names the entries of ``arch`` that the file does not
@@ -88,7 +95,7 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     path = Path(path)
     _check_file(path)
     if path.suffix.lower() == ".pth":
-        return _load_pth(path)
+        return _load_pth(path, pixel_range or "tanh")
     tensors, header = _read(path)
     if not header.get("format", "").startswith("fastcyclegan/"):
         raise UserError(f"{path} was not written by fastcyclegan (no metadata): give another file")
@@ -96,17 +103,26 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(f"{path} has format {header['format']}, this version reads {FORMAT}")
     try:
         metadata = dict(header, arch=json.loads(header["arch"]), step=int(header["step"]))
-        pixel_range = header["pixel_range"]
+        own = header["pixel_range"]
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error}): save it again") from None
-    if pixel_range != "tanh":
-        raise UserError(f"{path} has pixel range {pixel_range!r}: only 'tanh' is supported")
+    _check_range(path, metadata["arch"], own, pixel_range)
     net = _build(path, metadata["arch"], tensors)
     net.load_state_dict(tensors)
     return net, metadata
 
 
-def _load_pth(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _check_range(path: Path, arch: Any, own: str, wanted: str | None) -> None:
+    if own not in PIXEL_RANGES:
+        known = ", ".join(PIXEL_RANGES)
+        raise UserError(f"{path} has pixel range {own!r}, this version knows {known}")
+    if isinstance(arch, dict) and arch.get("pixel_range", own) != own:
+        raise UserError(f"{path} has damaged metadata (two pixel ranges): save it again")
+    if wanted not in (None, own):
+        raise UserError(f"--pixel_range {wanted}: {path} has {own}; leave it out")
+
+
+def _load_pth(path: Path, pixel_range: str) -> tuple[nn.Module, dict[str, Any]]:
     tensors = jz.read_pth(path)
     try:
         arch, assumed = jz.describe(tensors)
@@ -114,30 +130,39 @@ def _load_pth(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(
             f"{path} is none of the networks of pytorch-CycleGAN-and-pix2pix: {error}"
         ) from None
+    if arch["class"].endswith("Generator"):
+        arch["pixel_range"] = pixel_range
     outline = _outline(path, arch)
     tensors = jz.current(tensors, arch["norm"], outline.norm_keys)
     net = _build(path, arch, tensors)
     net.load_state_dict(tensors)
-    metadata = {"format": "pth", "arch": net.arch, "pixel_range": "tanh", "assumed": assumed}
-    return net, metadata
+    metadata = {"format": "pth", "arch": net.arch, "pixel_range": pixel_range}
+    return net, metadata | {"assumed": assumed}
 
 
 def load_generator(
-    path: Path | str, direction: str = "AtoB", device: torch.device | str = "cpu"
+    path: Path | str,
+    direction: str = "AtoB",
+    device: torch.device | str = "cpu",
+    pixel_range: str | None = None,
 ) -> nn.Module:
     """A trained generator, in eval mode and channels_last on ``device``.
 
     ``path`` is a weights file (.safetensors of ours, .pth of JZ's), or a folder that holds G_A and
     G_B.safetensors: a run, its weights/ or a checkpoint; ``direction`` "AtoB" or "BtoA" chooses
     between those two and means nothing for a file. The network maps (N, input_nc, H, W) to
-    (N, output_nc, H, W), both in [-1, 1], H and W multiples of ``net.multiple``: 4 for a ResNet.
+    (N, output_nc, H, W), both in ``net.pixel_range`` ([-1, 1] for tanh; ``pixel_range`` says it
+    where a .pth is of another), H and W multiples of ``net.multiple``: 4 for a ResNet.
     Raises UserError as ``load_network``, and for what is not a generator.
     """
-    return open_generator(path, direction, device)[0]
+    return open_generator(path, direction, device, pixel_range)[0]
 
 
 def open_generator(
-    path: Path | str, direction: str = "AtoB", device: torch.device | str = "cpu"
+    path: Path | str,
+    direction: str = "AtoB",
+    device: torch.device | str = "cpu",
+    pixel_range: str | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """As :func:`load_generator`, and the metadata that :func:`load_network` returns."""
     if direction not in GENERATOR_OF:
@@ -145,7 +170,7 @@ def open_generator(
     path = Path(path)
     if path.is_dir():
         path = find_in_folder(path, GENERATOR_OF[direction])
-    net, metadata = load_network(path)
+    net, metadata = load_network(path, pixel_range)
     name = metadata["arch"]["class"]
     if not name.endswith("Generator"):
         raise UserError(f"{path} holds a {name}, not a generator: give the file of G_A or G_B")

@@ -7,13 +7,14 @@ from fastcyclegan.data.toy import psnr as psnr_of_images
 from fastcyclegan.models import Network
 
 
-def psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
+def psnr(images: torch.Tensor, truth: torch.Tensor, pixel_range: str = "tanh") -> float:
     """Peak signal-to-noise ratio in dB, the mean over images.
 
     Args:
-        images, truth: (N, C, H, W) in [-1, 1]; rounded to 8 bits first, as a written image is.
+        images, truth: (N, C, H, W); rounded to 8 bits first, as a written image is.
+        pixel_range: of both.
     """
-    written, wanted = (to_uint8(x).cpu().numpy() for x in (images, truth))
+    written, wanted = (to_uint8(x, pixel_range).cpu().numpy() for x in (images, truth))
     return float(psnr_of_images(written, wanted).mean())
 
 
@@ -21,7 +22,7 @@ def psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
 def preview_rows(
     G_A: Network, G_B: Network, real_A: torch.Tensor, real_B: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The fixed images through both generators, by label, each (N, C, H, W) in [-1, 1] on the CPU.
+    """The fixed images through both generators, by label, each (N, C, H, W) on the CPU.
 
     For each domain: real, fake, rec(onstructed) and, where channels agree, idt (the generator that
     makes this domain, applied to it).

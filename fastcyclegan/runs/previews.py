@@ -17,15 +17,15 @@ _BACKGROUND = (32, 32, 32)
 _TEXT = (235, 235, 235)
 
 
-def save_preview(path: Path, rows: Mapping[str, Tensor]) -> None:
+def save_preview(path: Path, rows: Mapping[str, Tensor], pixel_range: str = "tanh") -> None:
     """Write one picture: a row per entry, its label at the left, its images side by side.
 
-    ``rows``: label to (N, C, H, W) float in [-1, 1], C 1 or 3; N, C, H and W may differ between
-    rows. Images are never enlarged; they are shrunk, and if need be the last ones left out, so that
-    the picture is at most ``MAX_WIDTH`` pixels wide. Raises UserError when it cannot be written,
-    ValueError when there is no image.
+    ``rows``: label to (N, C, H, W) float in ``pixel_range``, C 1, 3 or 4; N, C, H and W may differ
+    between rows. Images are never enlarged; they are shrunk, and if need be the last ones left
+    out, so that the picture is at most ``MAX_WIDTH`` pixels wide. Raises UserError when it cannot
+    be written, ValueError when there is no image.
     """
-    images = {label: to_uint8(x).cpu().numpy() for label, x in rows.items()}
+    images = {label: to_uint8(x, pixel_range).cpu().numpy() for label, x in rows.items()}
     if not any(len(x) for x in images.values()):
         raise ValueError("a preview needs at least one image")
     font = _font(images)

@@ -40,10 +40,12 @@ def architectures(config: TrainConfig) -> dict[str, dict[str, Any]]:
     """What the options make of each network, as :func:`fastcyclegan.models.build` takes it."""
     family, depth = generator_depth(config.netG)
     common = {"ngf": config.ngf, "norm": config.norm, "dropout": config.dropout}
+    common["pixel_range"] = config.pixel_range
     if family == "unet":
         generator = {"class": "UnetGenerator", "num_downs": depth, **common}
     else:
         shape = {"n_blocks": depth, "padding": config.padding, "upsample": config.upsample}
+        shape["residual_relu"] = config.residual_relu
         generator = {"class": "ResnetGenerator", **shape, **common}
     judge: dict[str, Any] = {"ndf": config.ndf, "norm": config.norm}
     if config.netD == "pixel":

@@ -7,7 +7,8 @@ With G_A : A -> B, G_B : B -> A, D_A the judge of domain B and D_B that of domai
         + lambda_identity (lambda_B |G_A(B) - B| + lambda_A |G_B(A) - A|)
     L_D_A = (L(D_A(B), real) + L(D_A(pooled fake of B), fake)) / 2        and the same for D_B
 
-``gan_mode`` wgangp adds the gradient penalty between B and the pooled fakes to L_D_A, unhalved.
+The differences |.| are in units of [-1, 1], whatever the pixel range. ``gan_mode`` wgangp adds the
+gradient penalty between B and the pooled fakes to L_D_A, unhalved.
 
 One Adam step over both generators, then one over both discriminators, whose fakes are those made
 before the generators moved; neither is made if anything is not finite (``gate.py``). Source: Zhu et
@@ -51,6 +52,7 @@ class Settings:
     lr: float = 2e-4
     beta1: float = 0.5
     seed: int = 0
+    pixel_range: str = "tanh"
     dtype: torch.dtype = torch.float32
 
 
@@ -167,18 +169,19 @@ def generator_losses(
 ) -> tuple[Losses, torch.Tensor, torch.Tensor]:
     """Losses of the generators, fake_A and fake_B, with ``weights`` of all four networks."""
     settings, mode = model.settings, model.settings.gan_mode
+    pixels = settings.pixel_range
     fake_A, fake_B, rec_A, rec_B, idt_A, idt_B = _translations(model, weights, real_A, real_B)
     D_A, D_B = (model.networks[name] for name in DISCRIMINATORS)
     losses = {
         "G_A": gan_loss(D_A.compute(fake_B, weights["D_A"]), True, mode),
         "G_B": gan_loss(D_B.compute(fake_A, weights["D_B"]), True, mode),
-        "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A),
-        "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B),
+        "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A, pixels),
+        "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B, pixels),
     }
     if idt_A is not None:
         scale = settings.lambda_identity
-        losses["idt_A"] = scale * settings.lambda_B * l1_loss(idt_A, real_B)
-        losses["idt_B"] = scale * settings.lambda_A * l1_loss(idt_B, real_A)
+        losses["idt_A"] = scale * settings.lambda_B * l1_loss(idt_A, real_B, pixels)
+        losses["idt_B"] = scale * settings.lambda_A * l1_loss(idt_B, real_A, pixels)
     return losses, fake_A, fake_B
 
 
@@ -253,6 +256,7 @@ def _plain_generator_losses(
 ) -> tuple[Losses, dict[str, torch.Tensor]]:
     """As :func:`generator_losses`, in JZ's order of calls; and the fakes by domain."""
     settings, mode = model.settings, model.settings.gan_mode
+    pixels = settings.pixel_range
     G_A, G_B, D_A, D_B = (model.networks[name] for name in GENERATORS + DISCRIMINATORS)
     fake_B = G_A(real_A)
     rec_A = G_B(fake_B)
@@ -261,13 +265,13 @@ def _plain_generator_losses(
     losses = {
         "G_A": gan_loss(D_A(fake_B), True, mode),
         "G_B": gan_loss(D_B(fake_A), True, mode),
-        "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A),
-        "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B),
+        "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A, pixels),
+        "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B, pixels),
     }
     if settings.lambda_identity > 0:
         scale = settings.lambda_identity
-        losses["idt_A"] = scale * settings.lambda_B * l1_loss(G_A(real_B), real_B)
-        losses["idt_B"] = scale * settings.lambda_A * l1_loss(G_B(real_A), real_A)
+        losses["idt_A"] = scale * settings.lambda_B * l1_loss(G_A(real_B), real_B, pixels)
+        losses["idt_B"] = scale * settings.lambda_A * l1_loss(G_B(real_A), real_A, pixels)
     return losses, {"A": fake_A, "B": fake_B}
 
 
@@ -315,7 +319,7 @@ def _penalty(
     """The gradient penalty of discriminator ``name``; the mixture is drawn by image number."""
     stream = {"D_A": MIX_B, "D_B": MIX_A}[name]
     share = uniform(philox_ref(model.settings.seed, stream, number)[0])
-    return gradient_penalty(judge, real, pooled, share)
+    return gradient_penalty(judge, real, pooled, share, model.settings.pixel_range)
 
 
 def _update(model: CycleGAN, losses: Losses, number: torch.Tensor) -> torch.Tensor:

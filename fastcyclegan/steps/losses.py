@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+from fastcyclegan.pixel_range import PIXEL_RANGES
+
 NAMES = ("D_A", "G_A", "cycle_A", "idt_A", "D_B", "G_B", "cycle_B", "idt_B")
 PENALTY_WEIGHT = 10.0
 
@@ -42,6 +44,7 @@ def gradient_penalty(
     real: torch.Tensor,
     fake: torch.Tensor,
     share: torch.Tensor,
+    pixel_range: str = "tanh",
 ) -> torch.Tensor:
     """PENALTY_WEIGHT * mean over the samples of (|d sum(judge(x)) / dx|_2 - 1)^2.
 
@@ -53,6 +56,7 @@ def gradient_penalty(
         judge: (N, C, H, W) to (N, 1, h, w) logits; their sum is what has slope 1, as in JZ.
         real, fake: (N, C, H, W) of one shape; their gradients are not followed.
         share: (N,) in [0, 1].
+        pixel_range: of the images; the slope is per unit of [-1, 1] whatever it is.
 
     Source: Gulrajani et al., Improved Training of Wasserstein GANs (2017).
     """
@@ -60,13 +64,19 @@ def gradient_penalty(
     mixed = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
     logits = at_least_fp32(judge(mixed))
     (slope,) = torch.autograd.grad(logits.sum(), mixed, create_graph=True)
-    lengths = torch.linalg.vector_norm(at_least_fp32(slope).flatten(1), dim=1)
+    slope = at_least_fp32(slope) * PIXEL_RANGES[pixel_range].half
+    lengths = torch.linalg.vector_norm(slope.flatten(1), dim=1)
     return PENALTY_WEIGHT * (lengths - 1).square().mean()
 
 
-def l1_loss(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of two (N, C, H, W) images, computed in at least fp32."""
-    return (at_least_fp32(image) - at_least_fp32(target)).abs().mean()
+def l1_loss(image: torch.Tensor, target: torch.Tensor, pixel_range: str = "tanh") -> torch.Tensor:
+    """Mean absolute difference of two (N, C, H, W) images, computed in at least fp32.
+
+    In units of [-1, 1] whatever their ``pixel_range``, so that weights of losses mean the same.
+    """
+    difference = (at_least_fp32(image) - at_least_fp32(target)).abs().mean()
+    half = PIXEL_RANGES[pixel_range].half
+    return difference if half == 1.0 else difference / half
 
 
 def at_least_fp32(x: torch.Tensor) -> torch.Tensor:

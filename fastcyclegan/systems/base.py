@@ -40,7 +40,8 @@ class Shown(NamedTuple):
     """What fixed inputs show of a training.
 
     Attributes:
-        rows: (N, C, H, W) in [-1, 1] on the CPU by label, as ``save_preview`` takes them.
+        rows: (N, C, H, W) in the options' pixel range on the CPU by label, as ``save_preview``
+            takes them.
         scores: what was measured on them, by name, for an ``eval`` row of the metrics.
     """
 
@@ -87,7 +88,7 @@ class System(ABC):
 
     def draw(self, path: Path, rows: Mapping[str, torch.Tensor]) -> None:
         """Write the preview picture of ``rows``. Raises UserError, OSError."""
-        save_preview(path, rows)
+        save_preview(path, rows, self.config.pixel_range)
 
     def plateau_metric(self, losses: torch.Tensor) -> torch.Tensor:
         """What ``--lr_policy plateau`` follows, 0-D, from what a step returned."""

@@ -79,11 +79,11 @@ class CycleGANSystem(System):
         nets, watched = self.model.networks, self.images.watched
         real = watched.real_A.to(self.device), watched.real_B.to(self.device)
         rows = preview_rows(nets["G_A"], nets["G_B"], *real)
-        scores = {}
+        scores, pixels = {}, self.config.pixel_range
         if watched.truth_A is not None and watched.truth_B is not None:
             scores = {
-                "psnr_B": psnr(rows["fake_B"], watched.truth_B),
-                "psnr_A": psnr(rows["fake_A"], watched.truth_A),
+                "psnr_B": psnr(rows["fake_B"], watched.truth_B, pixels),
+                "psnr_A": psnr(rows["fake_A"], watched.truth_A, pixels),
             } | watched.baselines
         return Shown({label: x[:WATCHED_IMAGES] for label, x in rows.items()}, scores)
 

@@ -1,0 +1,24 @@
+"""The last step of every generator: from a convolution's output to pixels of a range."""
+
+import torch
+
+from fastcyclegan.pixel_range import PIXEL_RANGES
+
+
+def to_pixels(x: torch.Tensor, pixel_range: str) -> torch.Tensor:
+    """``tanh``: tanh(x). ``tanh255``: (tanh(x) + 1) * 127.5. ``linear255``: (x + 1) * 127.5.
+
+    The last has no end: nothing but its training keeps it near 0 .. 255. Its constants change what
+    the last layer's weights are, not which functions it can be: they let it begin in the middle of
+    the range and move with the learning rate that it has in [-1, 1].
+
+    Args:
+        x: (N, C, H, W); the 0 .. 255 ranges are computed in at least fp32.
+        pixel_range: one of PIXEL_RANGES.
+    """
+    if pixel_range == "tanh":
+        return torch.tanh(x)
+    _, _, _, centre, half = PIXEL_RANGES[pixel_range]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    wide = torch.tanh(wide) if pixel_range == "tanh255" else wide
+    return (wide * half + centre).to(x.dtype)

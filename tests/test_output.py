@@ -1,0 +1,119 @@
+"""Pixel ranges from a generator's last layer to its losses, files and pictures."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastcyclegan import load_generator
+from fastcyclegan.errors import UserError
+from fastcyclegan.models import ResnetGenerator, UnetGenerator, build
+from fastcyclegan.models.output import to_pixels
+from fastcyclegan.models.weights import load_network, save_network
+from fastcyclegan.pixel_range import PIXEL_RANGES
+from fastcyclegan.steps.cyclegan import STEPS, CycleGAN, Settings
+from fastcyclegan.steps.losses import NAMES, gradient_penalty, l1_loss
+from fastcyclegan.translate import translate
+from test_cyclegan import SIZE, images, make_networks
+
+FORMULAS = {
+    "tanh": np.tanh,
+    "linear255": lambda x: (x + 1) * 127.5,
+    "tanh255": lambda x: (np.tanh(x) + 1) * 127.5,
+}
+
+
+@pytest.mark.parametrize("pixel_range", PIXEL_RANGES)
+def test_the_last_layer_is_its_formula(pixel_range):
+    x = torch.linspace(-3, 3, 48, dtype=torch.float64).view(1, 3, 4, 4)
+    wanted = FORMULAS[pixel_range](x.numpy())
+    np.testing.assert_allclose(to_pixels(x, pixel_range).numpy(), wanted, rtol=1e-14, atol=1e-13)
+    narrow = to_pixels(x.bfloat16(), pixel_range)
+    assert narrow.dtype == torch.bfloat16
+    # one rounding of the result beside that of the input
+    wanted = FORMULAS[pixel_range](x.bfloat16().double().numpy())
+    np.testing.assert_allclose(narrow.double().numpy(), wanted, rtol=2.0**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [ResnetGenerator, UnetGenerator])
+def test_a_network_differs_between_ranges_in_nothing_else(cls):
+    """tanh255 of bytes with the weights of tanh: IN behind the first layer takes out the scale."""
+    nets = {name: cls(ngf=2, pixel_range=name).double() for name in PIXEL_RANGES}
+    for net in nets.values():
+        net.load_state_dict(nets["tanh"].state_dict())
+    x = torch.rand(1, 3, 256, 256, dtype=torch.float64)
+    outputs = {name: net(x) for name, net in nets.items()}
+    torch.testing.assert_close(outputs["tanh255"], (outputs["tanh"] + 1) * 127.5)
+    torch.testing.assert_close(torch.tanh(outputs["linear255"] / 127.5 - 1), outputs["tanh"])
+
+
+def test_losses_mean_the_same_in_every_range():
+    a, b = torch.rand(2, 2, 3, 8, 8, dtype=torch.float64) * 2 - 1
+    raw = [(x + 1) * 127.5 for x in (a, b)]
+    torch.testing.assert_close(l1_loss(*raw, "linear255"), l1_loss(a, b))
+    share, w = torch.tensor([0.2, 0.9]), torch.randn(3, 8, 8, dtype=torch.float64)
+    wanted = gradient_penalty(lambda x: (x * w).square(), a, b, share)
+    found = gradient_penalty(lambda x: ((x / 127.5 - 1) * w).square(), *raw, share, "tanh255")
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("pixel_range", ["linear255", "tanh255"])
+def test_fused_equals_reference_on_raw_pixels(pixel_range):
+    rows = []
+    for implementation in ("reference", "fused"):
+        settings = Settings(dtype=torch.float64, pool_size=2, pixel_range=pixel_range)
+        networks = make_networks(torch.float64)
+        for name in ("G_A", "G_B"):
+            arch = networks[name].arch | {"pixel_range": pixel_range}
+            state, networks[name] = networks[name].state_dict(), build(arch).double()
+            networks[name].load_state_dict(state)
+        model = CycleGAN(networks, settings, (3, SIZE, SIZE), (3, SIZE, SIZE))
+        real = [((images(1, 0, domain) + 1) * 127.5).round() for domain in (0, 1)]
+        rows.append([STEPS[implementation](model, *real, torch.arange(1)) for _ in range(3)])
+    torch.testing.assert_close(rows[1], rows[0], rtol=1e-9, atol=1e-12)
+    cycle = rows[0][0][NAMES.index("cycle_A")]
+    assert 1 < cycle < 20  # ten times a mean difference of at most 2
+
+
+@pytest.mark.parametrize("pixel_range", PIXEL_RANGES)
+def test_files_keep_the_range_and_translate_follows_it(pixel_range, tmp_path):
+    net = ResnetGenerator(ngf=4, n_blocks=1, pixel_range=pixel_range)
+    save_network(tmp_path / "G.safetensors", net, step=1)
+    back, metadata = load_network(tmp_path / "G.safetensors", pixel_range)
+    assert back.pixel_range == metadata["pixel_range"] == pixel_range
+    photo = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    x = torch.from_numpy(photo)[None].permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        y = net(x / 127.5 - 1 if pixel_range == "tanh" else x)[0].permute(1, 2, 0).numpy()
+    y = (y + 1) * 127.5 if pixel_range == "tanh" else y
+    written = translate(back.eval(), photo)
+    assert np.abs(written - np.clip(y, 0, 255)).max() <= 0.5 + 1e-3
+    other = next(name for name in PIXEL_RANGES if name != pixel_range)
+    with pytest.raises(UserError, match=f"--pixel_range {other}: .* has {pixel_range}"):
+        load_network(tmp_path / "G.safetensors", other)
+
+
+def test_the_range_of_a_pth_is_what_is_said(tmp_path):
+    net = ResnetGenerator(ngf=4, n_blocks=1, pixel_range="linear255")
+    torch.save(net.state_dict(), tmp_path / "latest_net_G_A.pth")
+    x = torch.rand(1, 3, 16, 16) * 255
+    said = load_generator(tmp_path / "latest_net_G_A.pth", pixel_range="linear255")
+    assert torch.equal(said(x), net(x)) and said.pixel_range == "linear255"
+    assert load_generator(tmp_path / "latest_net_G_A.pth").pixel_range == "tanh"
+
+
+def test_a_file_from_before_the_ranges_is_tanh(tmp_path):
+    net = ResnetGenerator(ngf=4, n_blocks=1)
+    del net.arch["pixel_range"], net.arch["residual_relu"]
+    save_network(tmp_path / "G.safetensors", net, step=1)
+    back, _ = load_network(tmp_path / "G.safetensors")
+    assert back.pixel_range == "tanh" and not back.residual_relu
+
+
+def test_previews_of_raw_pixels_show_the_bytes(tmp_path):
+    from fastcyclegan.runs.previews import save_preview
+
+    x = torch.tensor([10.0, 200.4, -3.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    save_preview(tmp_path / "p.png", {"x": x}, "linear255")
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.getpixel((picture.width - 10, 10)) == (10, 200, 0)
