@@ -5,13 +5,14 @@ Names and defaults are those of junyanz/pytorch-CycleGAN-and-pix2pix wherever it
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from fastcyclegan.errors import UserError
 from fastcyclegan.jz_options import MAPPED, REFUSED_MODELS, REMOVED, REMOVED_FROM_TRANSLATE
 from fastcyclegan.options import option, positional, required
 from fastcyclegan.pixel_range import PIXEL_RANGES
+from fastcyclegan.presets import PRESETS
 
 CUDA_GRAPH = ("auto", "on", "off")
 
@@ -29,15 +30,18 @@ class TrainConfig:
     name: str | None = option(None, "run name; without it the next number, or the run to continue")
     checkpoints_dir: str = option("./checkpoints", "where run folders are made")
     preset: str | None = option(
-        None, "a set of defaults; paper, or small on a CPU without data", choices=["paper", "small"]
+        None, "a set of defaults, see --list_presets", choices=list(PRESETS)
     )
+    list_presets: bool = option(False, "show what each preset sets, and train nothing")
     model: str = option(
         "cycle_gan", "what is trained", choices=["cycle_gan"], refused=REFUSED_MODELS
     )
     direction: str = option("AtoB", "which domain is called A", choices=["AtoB", "BtoA"])
     input_nc: int = option(3, "channels of domain A: 1 grey, 3 RGB, 4 RGBA", choices=[1, 3, 4])
     output_nc: int = option(3, "channels of domain B: 1 grey, 3 RGB, 4 RGBA", choices=[1, 3, 4])
-    netG: str = option("resnet_9blocks", "generator: resnet_Nblocks, any N, unet_128 or unet_256")
+    netG: str = option(
+        "resnet_9blocks", "generator: resnet_Nblocks, any N, unet_128, unet_256 or johnson"
+    )
     netD: str = option(
         "basic", "discriminator: PatchGAN, or per pixel", choices=["basic", "n_layers", "pixel"]
     )
@@ -46,13 +50,16 @@ class TrainConfig:
     ndf: int = option(64, "discriminator width", low=1, high=1024)
     norm: str = option("instance", "normalisation", choices=["instance", "batch", "none"])
     padding: str = option("reflect", "of residual blocks", choices=["reflect", "replicate", "zero"])
+    johnson_padding: str = option(
+        "start", "40 pixels at the input, or in each layer", choices=["start", "each"]
+    )
     dropout: bool = option(False, "drop half of the features inside the generators' blocks")
     upsample: str = option(
         "transpose", "resize: no transposed convolutions", choices=["transpose", "resize"]
     )
     residual_relu: bool = option(False, "a ReLU behind the sum of each residual block")
     pixel_range: str = option(
-        "tanh", "black and white: -1 and 1, or 0 and 255 (twice)", choices=list(PIXEL_RANGES)
+        "tanh", "tanh: pixels are -1 to 1; linear255, tanh255: 0 to 255", choices=list(PIXEL_RANGES)
     )
     init_type: str = option(
         "normal", "how weights begin", choices=["normal", "xavier", "kaiming", "orthogonal"]
@@ -66,7 +73,7 @@ class TrainConfig:
     )
     load_size: int = option(286, "pixels: images are scaled to this", low=4, high=16384)
     crop_size: int = option(256, "pixels: then cropped to this", low=16, high=16384)
-    no_flip: bool = option(False, "do not mirror images at random")
+    no_flip: bool = option(False, "do not mirror images at random", inverse="flip")
     serial_batches: bool = option(False, "take images in order instead of at random")
     max_dataset_size: int | None = option(None, "use at most so many images per domain", low=1)
     max_bad: float = option(0.01, "largest fraction of unusable images", low=0.0, high=1.0)
@@ -78,13 +85,22 @@ class TrainConfig:
     n_epochs: int = option(100, "epochs at the full learning rate", low=0, high=10**6)
     n_epochs_decay: int = option(100, "epochs of decay", low=0, high=10**6)
     steps: int | None = option(None, "stop after so many optimiser steps", low=1, high=10**9)
-    fit_schedule: bool = option(False, "compress the epochs of the schedule into --steps")
+    fit_schedule: bool = option(
+        False, "compress the epochs of the schedule into --steps", inverse="no_fit_schedule"
+    )
     lr: float = option(0.0002, "learning rate of Adam", above=0.0, high=1.0)
     beta1: float = option(0.5, "Adam's first momentum", low=0.0, high=0.999999)
     lr_policy: str = option(
-        "linear", "how the rate falls", choices=["linear", "step", "plateau", "cosine"]
+        "linear",
+        "how the rate falls",
+        choices=["linear", "step", "plateau", "cosine", "article"],
     )
     lr_decay_iters: int = option(50, "epochs between two cuts of --lr_policy step", low=1)
+    updates: str = option(
+        "joint",
+        "both generators, then both discriminators, or one network after another",
+        choices=["joint", "sequential"],
+    )
     gan_mode: str = option("lsgan", "GAN loss", choices=["lsgan", "vanilla", "wgangp"])
     pool_size: int = option(50, "fakes kept to train the discriminators", low=0, high=100000)
     lambda_A: float = option(10.0, "weight of A -> B -> A", low=0.0, high=1e6)
@@ -136,6 +152,9 @@ class TranslateConfig:
     direction: str | None = option(
         None, "which generator of a run folder (default: AtoB)", choices=["AtoB", "BtoA"]
     )
+    pixel_range: str | None = option(
+        None, "of a .pth, which does not tell (default: tanh)", choices=list(PIXEL_RANGES)
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     precision: str = option(
         "auto", "bf16 on a GPU that has it, else fp32", choices=["auto", "fp32", "tf32", "bf16"]
@@ -168,40 +187,21 @@ class CheckpointConfig:
     keep: int = option(3, "newest sound checkpoints that prune leaves; milestones stay too", low=1)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "small": {
-        "netG": "resnet_6blocks",
-        "ngf": 32,
-        "ndf": 32,
-        "load_size": 64,
-        "crop_size": 64,
-        "steps": 700,
-        "fit_schedule": True,
-        "print_freq": 20,
-        "display_freq": 100,
-        "save_every_steps": 350,
-    },
-}
-
-
-def apply_preset(config: TrainConfig, explicit: frozenset[str]) -> TrainConfig:
-    """``config`` with the values of its preset, except those in ``explicit``."""
-    chosen = PRESETS.get(config.preset or "paper", {})
-    return replace(config, **{k: v for k, v in chosen.items() if k not in explicit})
-
-
 def generator_depth(netG: str) -> tuple[str, int]:
-    """``resnet`` and the N of ``resnet_Nblocks``, or ``unet`` and its levels.
+    """``resnet`` and the N of ``resnet_Nblocks``, ``unet`` and its levels, or ``johnson`` and 5.
 
     Raises:
         UserError: ``netG`` has another form.
     """
+    if netG == "johnson":
+        return "johnson", 5
     if netG in ("unet_128", "unet_256"):
         return "unet", {"unet_128": 7, "unet_256": 8}[netG]
     match = re.fullmatch(r"resnet_([1-9][0-9]?)blocks", netG)
     if not match:
-        raise UserError(f"--netG {netG}: not resnet_Nblocks with N to 99, unet_128 or unet_256")
+        raise UserError(
+            f"--netG {netG}: not resnet_Nblocks with N to 99, unet_128, unet_256 or johnson"
+        )
     return "resnet", int(match[1])
 
 

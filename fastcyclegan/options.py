@@ -19,7 +19,8 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     """A dataclass field that is a command-line option.
 
     ``metadata`` may hold ``choices``, ``low`` and ``high`` (inclusive bounds), ``above`` (exclusive
-    lower bound) and ``refused`` (values of JZ that are not among the choices, each with a reason).
+    lower bound), ``refused`` (values of JZ that are not among the choices, each with a reason) and
+    ``inverse`` (of a flag that a preset sets: the name of the flag that takes it back).
     """
     return field(default=default, metadata={"help": text, **metadata})
 
@@ -66,7 +67,8 @@ def parse_explicit(
         _add(parser, item)
     names = [item.name for item in fields(cls) if not item.metadata.get("positional")]
     mapped = getattr(cls, "MAPPED", {})
-    words = _mapped([_normal(word, [*names, *mapped]) for word in argv], mapped)
+    inverses = [item.metadata["inverse"] for item in fields(cls) if "inverse" in item.metadata]
+    words = _mapped([_normal(word, [*names, *inverses, *mapped]) for word in argv], mapped)
     given, extra = parser.parse_known_args(words)
     if extra:
         raise UserError(_unknown(extra[0], names, getattr(cls, "REMOVED", {})))
@@ -112,6 +114,9 @@ def _add(parser: argparse.ArgumentParser, item: Field) -> None:
         return
     if item.type is bool:
         parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
+        if "inverse" in item.metadata:
+            other = {"dest": item.name, "default": argparse.SUPPRESS, "help": f"takes back {flag}"}
+            parser.add_argument(f"--{item.metadata['inverse']}", action="store_false", **other)
         return
     if item.default not in (MISSING, None):
         text += f" (default: {item.default})"

@@ -10,15 +10,12 @@ from fastcyclegan.systems import System
 _ASKED = re.compile(r"Tried to allocate ([0-9.]+ \w+)")
 
 
-def explain(
-    system: System, batch: Callable[[], tuple[torch.Tensor, ...]], impl: str, problem: str
-) -> str:
+def explain(system: System, batch: Callable[[], tuple[torch.Tensor, ...]], problem: str) -> str:
     """One line about a step that did not fit; smaller ones are tried, which spoils the model.
 
     Args:
         system: what was trained.
         batch: makes the images of the step again.
-        impl: which of the system's step functions.
         problem: torch's message.
     """
     batch_size = system.config.batch_size
@@ -26,7 +23,7 @@ def explain(
     def fits(n: int) -> bool:
         try:
             images = [x[:n] for x in batch()]
-            system.STEPS[impl](system.model, *images, torch.arange(n, device=system.device))
+            system.step(system.model, *images, torch.arange(n, device=system.device))
             if system.device.type == "cuda":
                 torch.cuda.synchronize(system.device)
         except torch.OutOfMemoryError:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastcyclegan import command
-from fastcyclegan.config import TrainConfig, apply_preset, generator_depth, profile_window
+from fastcyclegan.config import TrainConfig, generator_depth, profile_window
 from fastcyclegan.errors import UserError
 from fastcyclegan.options import check_ranges, parse_explicit
+from fastcyclegan.presets import apply_preset, blame, listing, told
 from fastcyclegan.runs.folder import require_place, valid_name
 
 PROG = "python -m fastcyclegan.train"
@@ -17,7 +18,10 @@ PROG = "python -m fastcyclegan.train"
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv``, train, and return the exit code."""
     config, explicit = parse_explicit(TrainConfig, PROG, __doc__.partition(":")[0] + ".", argv)
-    check(config)
+    if config.list_presets:
+        print(listing())
+        return command.DONE
+    _resolve(config, explicit)
     from rich.console import Console
 
     from fastcyclegan.device import resolve_device
@@ -29,14 +33,26 @@ def main(argv: Sequence[str]) -> int:
     if toy and config.preset is None and device.type == "cpu":
         config = replace(config, preset="small")
         console.print("no --dataroot and no GPU: using --preset small (--help lists all options)")
-    config = apply_preset(config, explicit)
+    if config.preset:
+        console.print(told(config, explicit), soft_wrap=True)
+    config = _resolve(config, explicit)
     if config.init_from:
         from fastcyclegan.steps.initial import adopt
 
-        config, told = adopt(config, explicit)
-        console.print(told, soft_wrap=True)
-    check(config)
+        config, adopted = adopt(config, explicit)
+        console.print(adopted, soft_wrap=True)
+        check(config)
     return train(config, device, console)
+
+
+def _resolve(config: TrainConfig, explicit: frozenset[str]) -> TrainConfig:
+    """``config`` with its preset, checked. Raises UserError, which says what the preset had set."""
+    config = apply_preset(config, explicit)
+    try:
+        check(config)
+    except UserError as problem:
+        raise UserError(blame(str(problem), config, explicit)) from None
+    return config
 
 
 def check(config: TrainConfig) -> None:
@@ -74,6 +90,16 @@ def check(config: TrainConfig) -> None:
         )
 
 
+# What only some generators have, with the value that asks for nothing, and which have it.
+_PARTIAL = {
+    "upsample": ("transpose", ("resnet",)),
+    "padding": ("reflect", ("resnet",)),
+    "residual_relu": (False, ("resnet",)),
+    "johnson_padding": ("start", ("johnson",)),
+    "dropout": (False, ("resnet", "unet")),
+}
+
+
 def _check_generator(config: TrainConfig) -> None:
     family, depth = generator_depth(config.netG)
     multiple = 2**depth if family == "unet" else 4
@@ -82,10 +108,11 @@ def _check_generator(config: TrainConfig) -> None:
         raise UserError(
             f"--crop_size {config.crop_size}: must be a multiple of {multiple} for {config.netG}"
         )
-    for name, default in (("upsample", "transpose"), ("padding", "reflect")):
+    for name, (default, families) in _PARTIAL.items():
         value = getattr(config, name)
-        if family == "unet" and value != default:
-            raise UserError(f"--{name} {value}: {config.netG} has none; leave it out")
+        if value != default and family not in families:
+            shown = f"--{name}" if value is True else f"--{name} {value}"
+            raise UserError(f"{shown}: {config.netG} has none; leave it out")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class Run:
                 self.recorder.settle()
         # Only here: the error's traceback held what the step had allocated.
         batch = partial(self.skips.batch, first)
-        raise Stop(OUT_OF_MEMORY, explain(self.system, batch, self.config.impl, problem))
+        raise Stop(OUT_OF_MEMORY, explain(self.system, batch, problem))
 
     def _steps(self, first: int, stop: StopRequest, profiler: Profiler) -> int:
         recorder, step_function = self.recorder, self._step_function()
@@ -139,7 +139,7 @@ class Run:
 
     def _step_function(self) -> Step:
         """The step that is asked for, to be captured if that is asked for and possible."""
-        step, wanted = self.system.STEPS[self.config.impl], self.config.cuda_graph
+        step, wanted = self.system.step, self.config.cuda_graph
         if not (wanted == "on" or (wanted == "auto" and self.config.compile)):
             return step
         if self.device.type != "cuda":

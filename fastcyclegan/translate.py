@@ -105,7 +105,7 @@ def _load(config: TranslateConfig) -> Translator:
     if wanted == "auto" and device.type == "cpu":
         wanted = "fp32"
     precision = resolve_precision(wanted, device)
-    net, metadata = open_generator(weights, config.direction or "AtoB", device)
+    net, metadata = open_generator(weights, config.direction or "AtoB", device, config.pixel_range)
     _check_channels(weights, net)
     if metadata["format"] == "pth":
         guesses = {"pixel_range": metadata["pixel_range"], **metadata["assumed"]}

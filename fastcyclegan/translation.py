@@ -84,7 +84,7 @@ class Translator:
             (N, H, W, output_nc) in the same dtype.
         """
         height, width = images.shape[1:3]
-        margins = ((0, 0), *((0, margin(side, self.net.multiple)) for side in (height, width)))
+        margins = ((0, 0), *((0, margin(side, self.net)) for side in (height, width)))
         if any(map(any, margins)):  # repeats the edge where a side is 1 pixel
             images = np.pad(images, (*margins, (0, 0)), mode="reflect")
         dtype = torch.float32 if images.dtype == np.uint16 else self.dtype
@@ -150,9 +150,9 @@ class Translator:
         return lambda x: net.compute(x.contiguous(memory_format=torch.channels_last), weights)
 
 
-def margin(size: int, multiple: int) -> int:
+def margin(size: int, net: Network) -> int:
     """Pixels to add to a side so that the network takes it."""
-    return max(SMALLEST, -(-size // multiple) * multiple) - size
+    return max(SMALLEST, net.smallest, -(-size // net.multiple) * net.multiple) - size
 
 
 def _duration(seconds: float) -> str:

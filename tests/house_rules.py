@@ -24,7 +24,7 @@ FLOORS |= {"skips": 3, "out_of_memory": 3, "systems": 4, "command": 4, "runs": 5
 FLOORS |= {"models": 6, "data": 6, "device": 6, "kernels": 7}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
-FREE = ("errors", "options", "config", "jz_options", "files", "pixel_range", "version")
+FREE = ("errors", "options", "config", "jz_options", "files", "pixel_range", "presets", "version")
 # The units that may use a third-party package; what is not named here may be used in all.
 ONLY_IN = {
     "triton": {"kernels"},

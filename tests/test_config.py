@@ -2,13 +2,7 @@
 
 import pytest
 
-from fastcyclegan.config import (
-    PRESETS,
-    TrainConfig,
-    TranslateConfig,
-    apply_preset,
-    generator_depth,
-)
+from fastcyclegan.config import TrainConfig, TranslateConfig, generator_depth
 from fastcyclegan.errors import UserError
 from fastcyclegan.jz_options import MAPPED, REMOVED, REMOVED_FROM_TRANSLATE
 from fastcyclegan.options import parse_explicit
@@ -112,6 +106,10 @@ def test_options_of_jz_test_are_refused_by_translate():
         (["--netG", "unet_128", "--upsample", "resize"], "--upsample resize: unet_128 has none"),
         (["--netG", "unet_128", "--padding", "zero"], "--padding zero: unet_128 has none"),
         (["--output_nc", "1"], "--lambda_identity 0"),
+        (["--netG", "johnson", "--padding", "zero"], "--padding zero: johnson has none"),
+        (["--netG", "johnson", "--dropout"], "--dropout: johnson has none; leave it out"),
+        (["--netG", "unet_256", "--residual_relu"], "--residual_relu: unet_256 has none"),
+        (["--johnson_padding", "each"], "--johnson_padding each: resnet_9blocks has none"),
         (["--impl", "reference", "--compile"], "--impl reference"),
         (["--compile_scope", "step"], "--compile_scope step needs --compile"),
     ],
@@ -129,12 +127,3 @@ def test_generator_depth():
         ("resnet", 12),
     ]
     assert generator_depth("unet_128") == ("unet", 7) and generator_depth("unet_256")[1] == 8
-
-
-def test_preset_yields_to_explicit_options():
-    config, explicit = parse("--preset", "small", "--ngf", "8")
-    resolved = apply_preset(config, explicit)
-    assert resolved.ngf == 8 and resolved.crop_size == PRESETS["small"]["crop_size"]
-    check(resolved)
-    for name in PRESETS:
-        assert set(PRESETS[name]) <= set(TrainConfig.__dataclass_fields__)

@@ -13,7 +13,7 @@ from fastcyclegan.models.weights import load_network, save_network
 from fastcyclegan.pixel_range import PIXEL_RANGES
 from fastcyclegan.steps.cyclegan import STEPS, CycleGAN, Settings
 from fastcyclegan.steps.losses import NAMES, gradient_penalty, l1_loss
-from fastcyclegan.translate import translate
+from fastcyclegan.translation import Translator
 from test_cyclegan import SIZE, images, make_networks
 
 FORMULAS = {
@@ -86,7 +86,7 @@ def test_files_keep_the_range_and_translate_follows_it(pixel_range, tmp_path):
     with torch.no_grad():
         y = net(x / 127.5 - 1 if pixel_range == "tanh" else x)[0].permute(1, 2, 0).numpy()
     y = (y + 1) * 127.5 if pixel_range == "tanh" else y
-    written = translate(back.eval(), photo)
+    written = Translator(back.eval())(photo[None])[0]
     assert np.abs(written - np.clip(y, 0, 255)).max() <= 0.5 + 1e-3
     other = next(name for name in PIXEL_RANGES if name != pixel_range)
     with pytest.raises(UserError, match=f"--pixel_range {other}: .* has {pixel_range}"):

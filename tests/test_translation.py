@@ -29,7 +29,7 @@ CONFIG = TranslateConfig(weights="w", input="i", output="o")
 class Negative(nn.Module):
     """Turns an image into its negative, and notes what it was given."""
 
-    multiple = 4
+    multiple, smallest, pixel_range = 4, 1, "tanh"
 
     def __init__(self, channels=3):
         super().__init__()

@@ -33,6 +33,7 @@ NOTE_16BIT = "16-bit grey reduced to 8 bits"
 NOTE_FRAMES = "several frames, first one used"
 NOTE_ALPHA = "with transparency"
 NOTE_CONVERTED = "converted from "
+NOTE_GREY = "grey"
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -152,6 +153,8 @@ def _header_notes(image: Image.Image, orientation: int) -> tuple[str, ...]:
         notes.append(NOTE_ALPHA)
     if getattr(image, "is_animated", False):
         notes.append(NOTE_FRAMES)
+    if image.mode in ("1", "L", "LA"):
+        notes.append(NOTE_GREY)
     if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         notes.append(NOTE_CONVERTED + image.mode)
     return tuple(notes)

@@ -9,7 +9,7 @@ import torch
 
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.decode import ImageSet, decode_domain
-from fastcyclegan.data.images import from_uint8
+from fastcyclegan.data.images import NOTE_16BIT, NOTE_GREY, from_uint8
 from fastcyclegan.data.sampler import PairSampler
 from fastcyclegan.data.scan import Scan, find_domains, scan_folder
 from fastcyclegan.data.toy import make_toy, toy_baselines
@@ -74,6 +74,8 @@ def load_training_set(config: TrainConfig, say: Callable[[str], None]) -> Traini
     for domain, images in zip("AB", (set_A, set_B), strict=True):
         say(_found(domain, images))
     _check_sizes(config, set_A, set_B)
+    for domain, flag, images in (("A", "input_nc", set_A), ("B", "output_nc", set_B)):
+        refuse_grey(images, domain, flag)
     if is_toy:
         watched = _watched_toy(config, Path(roots[0]))
     else:
@@ -150,6 +152,23 @@ def _check_sizes(config: TrainConfig, set_A: ImageSet, set_B: ImageSet) -> None:
                 f"{images.names[first]}: {size} pixels after --preprocess {config.preprocess}, but "
                 "sides must be multiples of 4; use --preprocess none or scale_width_and_crop"
             )
+
+
+def refuse_grey(images: ImageSet, domain: str, flag: str) -> None:
+    """Raise UserError if all of ``images`` are grey files, but not for a network of one channel."""
+    grey = images.notes.get(NOTE_GREY, 0) + images.notes.get(NOTE_16BIT, 0)
+    channels = images.pixels.shape[1]
+    # files that could not be decoded are among the notes too, hence the look at the pixels
+    if channels == 1 or grey < len(images.names) or _has_colour(images.pixels):
+        return
+    raise UserError(
+        f"every image of domain {domain} is grey, and --{flag} {channels} is for colour: use "
+        f"--{flag} 1, with --lambda_identity 0 where the other domain has colour"
+    )
+
+
+def _has_colour(pixels: torch.Tensor) -> bool:
+    return not (pixels[:, :1] == pixels[:, 1:3]).all()
 
 
 def _watched(

@@ -3,14 +3,22 @@
 from typing import Any
 
 from fastcyclegan.errors import UserError
+from fastcyclegan.models.johnson import JohnsonGenerator
 from fastcyclegan.models.network import Network
 from fastcyclegan.models.patchgan import NLayerDiscriminator, PixelDiscriminator
 from fastcyclegan.models.resnet import ResnetGenerator
 from fastcyclegan.models.unet import UnetGenerator
 
-_NETWORKS = (ResnetGenerator, UnetGenerator, NLayerDiscriminator, PixelDiscriminator)
+_NETWORKS = (
+    ResnetGenerator,
+    UnetGenerator,
+    JohnsonGenerator,
+    NLayerDiscriminator,
+    PixelDiscriminator,
+)
 
 __all__ = [
+    "JohnsonGenerator",
     "NLayerDiscriminator",
     "Network",
     "PixelDiscriminator",

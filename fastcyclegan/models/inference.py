@@ -198,5 +198,5 @@ class Inference:
         self.stages, self.dtype = stages_of(net, dtype), dtype
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, C', H, W), both in the network's pixel range; H and W multiples of 4."""
+        """(N, C, H, W) to (N, C', H, W) in the network's pixel range; H and W multiples of 4."""
         return torch.cat([run(self.stages, image) for image in x.to(self.dtype).split(1)])

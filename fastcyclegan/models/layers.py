@@ -21,7 +21,7 @@ class Layer(NamedTuple):
         weight: of the convolution.
         bias: of the convolution; None where it has none, or where the norm makes it dead.
         norm: one of NORMS; ``none`` also where no norm follows.
-        scale, shift: (C,) weight and bias of a batch norm, in at least fp32.
+        scale, shift: (C,) weight and bias of a norm, in at least fp32; None without.
         mean, var: (C,) running statistics of a batch norm, updated in place in training.
         impl: of the fused ops: ``ref``, ``triton``, or None for Triton on CUDA alone.
     """
@@ -63,7 +63,8 @@ def normalise(
     """
     if layer.norm == "instance":
         around = {"residual": residual, "residual_relu": residual_relu, "pad": pad}
-        return instance_norm(x, act=act, slope=SLOPE, eps=EPS, **around, impl=layer.impl)
+        affine = {"weight": layer.scale, "bias": layer.shift, "impl": layer.impl}
+        return instance_norm(x, act=act, slope=SLOPE, eps=EPS, **around, **affine)
     if layer.norm == "batch":
         running = (layer.mean, layer.var)
         x = F.batch_norm(x, *running, layer.scale, layer.shift, training, MOMENTUM, EPS)

@@ -16,6 +16,16 @@ from fastcyclegan.pixel_range import PIXEL_RANGES
 # in the order of the fields of Layer
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
+
+class _Affine(nn.Module):
+    """Scale and shift of an instance norm, (C,) each."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+
 Pieces = Mapping[str, Callable[..., torch.Tensor]]
 
 
@@ -27,11 +37,11 @@ class Network(nn.Module):
 
     Args:
         arch: JSON-able description, enough for :func:`fastcyclegan.models.build`. Its ``norm`` is
-            ``instance`` (without parameters), ``batch`` (with them) or ``none``; a generator's has
-            ``pixel_range``.
+            ``instance``, ``batch`` or ``none``; a generator's has ``pixel_range``.
 
     Attributes:
         PIECES: the plain functions that the network is made of, by name.
+        affine: whether instance norms have scale and shift.
         pieces: those that ``compute`` calls: PIECES, or compiled ones in their place. Calling the
             module itself always uses PIECES.
         impl: of the fused ops: ``ref``, ``triton``, or None for Triton on CUDA alone. Triton's have
@@ -47,6 +57,7 @@ class Network(nn.Module):
     """
 
     PIECES: ClassVar[Pieces]
+    affine: ClassVar[bool] = False
     multiple: int = 1
     smallest: int = 1
 
@@ -91,6 +102,8 @@ class Network(nn.Module):
         if self.norm == "instance":
             # the norm subtracts it again: kept as a key, never computed with
             convolution.bias.requires_grad_(False)
+            if self.affine:
+                self._put(norm_key, _Affine(convolution.out_channels))
         elif self.norm == "batch":
             norm = nn.BatchNorm2d(convolution.out_channels, eps=EPS, momentum=MOMENTUM)
             self._put(norm_key, norm)

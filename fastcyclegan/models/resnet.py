@@ -117,6 +117,7 @@ class ResnetGenerator(Network):
         "decode": decode,
     }
     multiple = 4
+    smallest = 8  # the blocks reflect a pixel of a quarter of the size
 
     def __init__(
         self,

@@ -97,6 +97,7 @@ class UnetGenerator(Network):
         if not 5 <= num_downs <= 12:
             raise ValueError(f"num_downs={num_downs}: not 5 to 12")
         self.num_downs, self.multiple = num_downs, 2**num_downs
+        self.smallest = self.multiple
         self.dropped = num_downs - 5 if dropout else 0
         widths = [ngf * min(2**level, 8) for level in range(num_downs)]
         self._add_downs([input_nc, *widths])

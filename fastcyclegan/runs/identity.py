@@ -19,6 +19,7 @@ _NOT_IDENTITY = frozenset(
         "dataroot_A",
         "dataroot_B",
         "preset",
+        "list_presets",
         "n_epochs",
         "n_epochs_decay",
         "steps",

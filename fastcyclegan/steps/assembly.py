@@ -9,7 +9,13 @@ from fastcyclegan.config import TrainConfig, generator_depth
 from fastcyclegan.data.image_set import ImageSet
 from fastcyclegan.device import Precision
 from fastcyclegan.errors import UserError
-from fastcyclegan.models import Network, NLayerDiscriminator, build
+from fastcyclegan.models import (
+    JohnsonGenerator,
+    Network,
+    NLayerDiscriminator,
+    ResnetGenerator,
+    build,
+)
 from fastcyclegan.models.initialisation import init_weights
 from fastcyclegan.steps.cyclegan import Settings
 from fastcyclegan.steps.initial import load_initial
@@ -39,14 +45,16 @@ def make_networks(config: TrainConfig, device: torch.device) -> dict[str, Networ
 def architectures(config: TrainConfig) -> dict[str, dict[str, Any]]:
     """What the options make of each network, as :func:`fastcyclegan.models.build` takes it."""
     family, depth = generator_depth(config.netG)
-    common = {"ngf": config.ngf, "norm": config.norm, "dropout": config.dropout}
-    common["pixel_range"] = config.pixel_range
-    if family == "unet":
-        generator = {"class": "UnetGenerator", "num_downs": depth, **common}
+    common = {"ngf": config.ngf, "norm": config.norm, "pixel_range": config.pixel_range}
+    shape = {"dropout": config.dropout}
+    if family == "johnson":
+        shape = {"class": "JohnsonGenerator", "padding": config.johnson_padding}
+    elif family == "unet":
+        shape |= {"class": "UnetGenerator", "num_downs": depth}
     else:
-        shape = {"n_blocks": depth, "padding": config.padding, "upsample": config.upsample}
-        shape["residual_relu"] = config.residual_relu
-        generator = {"class": "ResnetGenerator", **shape, **common}
+        shape |= {"class": "ResnetGenerator", "n_blocks": depth, "upsample": config.upsample}
+        shape |= {"padding": config.padding, "residual_relu": config.residual_relu}
+    generator = shape | common
     judge: dict[str, Any] = {"ndf": config.ndf, "norm": config.norm}
     if config.netD == "pixel":
         judge["class"] = "PixelDiscriminator"
@@ -73,7 +81,8 @@ def make_settings(config: TrainConfig, precision: Precision) -> Settings:
 
 
 def check_image_sizes(config: TrainConfig, set_A: ImageSet, set_B: ImageSet) -> None:
-    """Raise UserError if an image is too small for the discriminator, or odd for the generator."""
+    """Raise UserError if an image is too small for a network, or odd for the generator."""
+    _check_reflections(config, set_A, set_B)
     family, depth = generator_depth(config.netG)
     n_layers = layer_count(config)
     smallest = 1 if config.netD == "pixel" else NLayerDiscriminator.smallest_input(n_layers)
@@ -93,3 +102,24 @@ def check_image_sizes(config: TrainConfig, set_A: ImageSet, set_B: ImageSet) -> 
                 f"{images.names[int(odd[0])]}: {config.netG} needs sides that are multiples of "
                 f"{2**depth} pixels; use a --preprocess that ends in crop"
             )
+
+
+def _check_reflections(config: TrainConfig, *sets: ImageSet) -> None:
+    """Raise UserError if the generator would reflect more pixels than an image or preview has."""
+    family, _ = generator_depth(config.netG)
+    if family == "unet":
+        return
+    if family == "johnson":
+        smallest = JohnsonGenerator.smallest_input(config.johnson_padding)
+        what = f"--netG johnson with --johnson_padding {config.johnson_padding}"
+    else:
+        smallest, what = ResnetGenerator.smallest, f"--netG {config.netG}"
+    needs = f"{what} needs sides of at least {smallest} pixels to reflect"
+    if config.crop_size < smallest:
+        raise UserError(f"--crop_size {config.crop_size}: {needs}")
+    for images in () if config.preprocess.endswith("crop") else sets:
+        small = (torch.minimum(images.height, images.width) < smallest).nonzero()
+        if len(small):
+            first = int(small[0])
+            size = f"{int(images.width[first])}x{int(images.height[first])}"
+            raise UserError(f"{images.names[first]}: {size} pixels; {needs}")

@@ -202,8 +202,8 @@ def discriminator_phase(
         if model.settings.gan_mode == "wgangp":
             for name, real, domain in (("D_A", real_B, "B"), ("D_B", real_A, "A")):
                 judge = partial(model.networks[name].compute, weights=weights[name])
-                penalty = _penalty(model, name, judge, real, pooled[domain], number)
-                losses = losses | {name: losses[name] + penalty}
+                extra = penalty(model, name, judge, real, pooled[domain], number)
+                losses = losses | {name: losses[name] + extra}
     judges = [weights[name] for name in DISCRIMINATORS]
     with model.phase("D_backward"):
         return losses, gradients_of(sum(losses.values()), judges)
@@ -219,7 +219,7 @@ def discriminator_losses(
     """Losses of the discriminators, without a gradient penalty, with ``weights`` of both."""
     losses, mode = {}, model.settings.gan_mode
     for name, real, fake in (("D_A", real_B, pooled["B"]), ("D_B", real_A, pooled["A"])):
-        on_real, on_fake = _apply(model.networks[name], weights[name], real, fake)
+        on_real, on_fake = apply_sets(model.networks[name], weights[name], real, fake)
         losses[name] = 0.5 * (gan_loss(on_real, True, mode) + gan_loss(on_fake, False, mode))
     return losses
 
@@ -230,13 +230,13 @@ def reference_step(
     """As :func:`fused_step`, one network call per set of images; the oracle and the baseline."""
     mode, phase = model.settings.gan_mode, model.phase
     model.begin_step()
-    _require_gradients(model, DISCRIMINATORS, False)
+    require_gradients(model, DISCRIMINATORS, False)
     with phase("G_forward"):
         losses, fakes = _plain_generator_losses(model, real_A, real_B)
     with phase("G_backward"):
         model.optimisers["G"].zero_grad()
         sum(losses.values()).backward()
-    _require_gradients(model, DISCRIMINATORS, True)
+    require_gradients(model, DISCRIMINATORS, True)
     model.optimisers["D"].zero_grad()
     for name, real, domain in (("D_A", real_B, "B"), ("D_B", real_A, "A")):
         D = model.networks[name]
@@ -245,7 +245,7 @@ def reference_step(
         with phase("D_forward"):
             losses[name] = 0.5 * (gan_loss(D(real), True, mode) + gan_loss(D(pooled), False, mode))
             if mode == "wgangp":
-                losses[name] = losses[name] + _penalty(model, name, D, real, pooled, number)
+                losses[name] = losses[name] + penalty(model, name, D, real, pooled, number)
         with phase("D_backward"):
             losses[name].backward()
     return _update(model, losses, number)
@@ -287,8 +287,8 @@ def _translations(
     identity = model.settings.lambda_identity > 0
     idt_A = idt_B = None
     if identity and G_A.per_sample:
-        fake_B, idt_A = _apply(G_A, w_A, real_A, real_B)
-        fake_A, idt_B = _apply(G_B, w_B, real_B, real_A)
+        fake_B, idt_A = apply_sets(G_A, w_A, real_A, real_B)
+        fake_A, idt_B = apply_sets(G_B, w_B, real_B, real_A)
         return fake_A, fake_B, G_B.compute(fake_B, w_B), G_A.compute(fake_A, w_A), idt_A, idt_B
     fake_B = G_A.compute(real_A, w_A)
     rec_A = G_B.compute(fake_B, w_B)
@@ -299,7 +299,7 @@ def _translations(
     return fake_A, fake_B, rec_A, rec_B, idt_A, idt_B
 
 
-def _apply(
+def apply_sets(
     net: Network, weights: Sequence[torch.Tensor], *images: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """The network over several sets of images: as one batch where that gives the same."""
@@ -308,7 +308,7 @@ def _apply(
     return tuple(net.compute(x, weights) for x in images)
 
 
-def _penalty(
+def penalty(
     model: CycleGAN,
     name: str,
     judge: Callable[[torch.Tensor], torch.Tensor],
@@ -324,18 +324,20 @@ def _penalty(
 
 def _update(model: CycleGAN, losses: Losses, number: torch.Tensor) -> torch.Tensor:
     """Both Adam steps, or nothing if the gate finds what is not finite; the losses as a row."""
-    row = _as_row(losses)
+    row = as_row(losses)
     model.move(row, "G", "D")
     model.end_step(number)
     return row
 
 
-def _require_gradients(model: CycleGAN, names: Sequence[str], flag: bool) -> None:
+def require_gradients(model: CycleGAN, names: Sequence[str], flag: bool) -> None:
+    """Whether gradients reach the weights of the networks ``names``."""
     for name in names:
         for master in model.weights[name].masters:
             master.requires_grad_(flag)
 
 
-def _as_row(losses: Losses) -> torch.Tensor:
+def as_row(losses: Losses) -> torch.Tensor:
+    """(8,) losses in the order of NAMES, 0 for one that is not among ``losses``."""
     zero = torch.zeros_like(losses["G_A"])
     return torch.stack([losses.get(name, zero).detach() for name in NAMES])

@@ -17,8 +17,8 @@ NAMES = ("G_A", "G_B", "D_A", "D_B")
 def adopt(config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, str]:
     """``config`` with the networks of the files in ``init_from``, and a line that tells them.
 
-    What a ``.pth`` does not tell (reflect or replicate padding, dropout of a U-Net) stays as the
-    options have it.
+    What a ``.pth`` does not tell (reflect or replicate padding, dropout of a U-Net, the pixel
+    range) stays as the options have it.
 
     Args:
         config: the options.
@@ -33,10 +33,11 @@ def adopt(config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, s
     assumed: dict[str, Any] = {}
     for name, options_of in (("G_A", _generator_options), ("D_A", _discriminator_options)):
         path = find_in_folder(folder, name)
-        net, metadata = load_network(path)
+        foreign = path.suffix.lower() == ".pth"
+        settled = foreign or "pixel_range" in explicit
+        net, metadata = load_network(path, config.pixel_range if settled else None)
         _check_kind(path, name, net)
-        if metadata["format"] == "pth":
-            assumed["pixel_range"] = metadata["pixel_range"]
+        (assumed if foreign else found).setdefault("pixel_range", metadata["pixel_range"])
         for option, value in options_of(net.arch, config).items():
             given = getattr(config, option)
             if option in metadata.get("assumed", {}):
@@ -56,7 +57,7 @@ def load_initial(folder: str, networks: Mapping[str, Network]) -> None:
     """
     for name in NAMES:
         path = find_in_folder(Path(folder), name)
-        net, metadata = load_network(path)
+        net, metadata = load_network(path, networks["G_A"].pixel_range)
         wanted = networks[name].arch
         _check_kind(path, name, net)
         for key, value in wanted.items():
@@ -77,7 +78,10 @@ def _check_kind(path: Path, name: str, net: Network) -> None:
 
 def _generator_options(arch: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
     names = ("input_nc", "output_nc", "ngf", "norm", "dropout", "padding", "upsample")
-    options = {name: arch[name] for name in names if name in arch}
+    options = {name: arch[name] for name in (*names, "residual_relu") if name in arch}
+    if arch["class"] == "JohnsonGenerator":
+        padding = options.pop("padding")
+        return options | {"netG": "johnson", "johnson_padding": padding}
     if arch["class"] == "ResnetGenerator":
         return options | {"netG": f"resnet_{arch['n_blocks']}blocks"}
     return options | {"netG": f"unet_{2 ** arch['num_downs']}"}

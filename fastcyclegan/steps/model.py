@@ -103,7 +103,7 @@ class Model:
             self._advance(optimiser)
 
     def _advance(self, which: str) -> None:
-        with self.phase(f"{which}_opt"):
+        with self.phase(f"{which[0]}_opt"):
             self.optimisers[which].step()
             self.refresh_weights(self.OWNERS[which])
 

@@ -21,9 +21,10 @@ PLATEAU_SMALLEST_CUT = 1e-8
 class Schedule:
     """The policies of JZ, by epochs; the rate changes at the ends of epochs only.
 
-    linear: constant for ``n_epochs``, then linearly towards zero. step: a tenth every
-    ``lr_decay_iters`` epochs. cosine: half a wave over all epochs. plateau: constant here, and
-    :class:`Plateau` has the rest.
+    linear: constant for ``n_epochs``, then linearly towards zero. article: the same, but it begins
+    to fall an epoch later and by 1 / ``n_epochs_decay``. step: a tenth every ``lr_decay_iters``
+    epochs. cosine: half a wave over all epochs. plateau: constant here, and :class:`Plateau` has
+    the rest.
 
     Attributes:
         images_per_epoch: size of the larger domain.
@@ -31,7 +32,7 @@ class Schedule:
         n_epochs, n_epochs_decay: epochs at the full rate, and epochs of decay.
         steps: stop after so many steps, or None for all epochs.
         fit: compress the epochs of the policy into ``steps``.
-        policy: ``linear``, ``step``, ``plateau`` or ``cosine``.
+        policy: ``linear``, ``article``, ``step``, ``plateau`` or ``cosine``.
         decay_iters: epochs between two cuts of the policy ``step``.
     """
 
@@ -87,6 +88,8 @@ class Schedule:
             return (1.0 + cos(pi * over / self._epochs)) / 2
         if self.policy == "plateau":
             return 1.0
+        if self.policy == "article":
+            return 1.0 - max(0, over - self.n_epochs) / max(1, self.n_epochs_decay)
         return 1.0 - max(0, over + 1 - self.n_epochs) / (self.n_epochs_decay + 1)
 
     @property

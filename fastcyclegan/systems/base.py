@@ -40,8 +40,7 @@ class Shown(NamedTuple):
     """What fixed inputs show of a training.
 
     Attributes:
-        rows: (N, C, H, W) in the options' pixel range on the CPU by label, as ``save_preview``
-            takes them.
+        rows: (N, C, H, W) in the options' pixel range on the CPU, by label.
         scores: what was measured on them, by name, for an ``eval`` row of the metrics.
     """
 
@@ -67,6 +66,11 @@ class System(ABC):
 
     def __init__(self, config: TrainConfig, device: torch.device, precision: Precision) -> None:
         self.config, self.device, self.precision = config, device, precision
+
+    @property
+    def step(self) -> Step:
+        """The step function that the options ask for."""
+        return self.STEPS[self.config.impl]
 
     @property
     @abstractmethod

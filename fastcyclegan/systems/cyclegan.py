@@ -10,18 +10,18 @@ from fastcyclegan.data.training_set import WATCHED_IMAGES, load_training_set, ma
 from fastcyclegan.device import Precision
 from fastcyclegan.errors import UserError
 from fastcyclegan.runs.evaluation import preview_rows, psnr
+from fastcyclegan.steps import cyclegan, sequential
 from fastcyclegan.steps.assembly import check_image_sizes, make_networks, make_settings
-from fastcyclegan.steps.cyclegan import STEPS, CycleGAN
 from fastcyclegan.steps.losses import NAMES
 from fastcyclegan.steps.model import Step
 from fastcyclegan.systems.base import Shown, System
 
 
 class CycleGANSystem(System):
-    """Unpaired translation; see :mod:`fastcyclegan.steps.cyclegan`."""
+    """Unpaired translation; see :mod:`fastcyclegan.steps.cyclegan`, and ``sequential`` there."""
 
     LOSSES: ClassVar[tuple[str, ...]] = NAMES
-    STEPS: ClassVar[Mapping[str, Step]] = STEPS
+    STEPS: ClassVar[Mapping[str, Step]] = cyclegan.STEPS
 
     def __init__(
         self,
@@ -38,7 +38,15 @@ class CycleGANSystem(System):
         _check_sizes(config, size_A, size_B)
         shapes = (config.input_nc, *(size_A or (0, 0))), (config.output_nc, *(size_B or (0, 0)))
         networks = make_networks(config, device)
-        self.model = CycleGAN(networks, make_settings(config, precision), *shapes)
+        one_by_one = config.updates == "sequential"
+        model = sequential.SequentialCycleGAN if one_by_one else cyclegan.CycleGAN
+        self.model = model(networks, make_settings(config, precision), *shapes)
+
+    @property
+    def step(self) -> Step:
+        """The step function of ``--updates`` and ``--impl``."""
+        steps = sequential.STEPS if self.config.updates == "sequential" else self.STEPS
+        return steps[self.config.impl]
 
     @property
     def title(self) -> str:

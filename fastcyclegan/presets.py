@@ -1,0 +1,139 @@
+"""Presets: named sets of options, as data. Any flag overrides what its preset says."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from fastcyclegan.errors import UserError
+
+Config = TypeVar("Config")
+
+ABOUT: dict[str, str] = {
+    "paper": "CycleGAN as published, 256 px; the defaults",
+    "paper128": "CycleGAN as published for 128 px: six blocks",
+    "article": "hardikbansal's CycleGAN as its article has it; docs/article.md",
+    "johnson": "CycleGAN with the generator of fast style transfer",
+    "small": "64 px, minutes on two CPU cores; the default on a CPU without data",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "netG": "resnet_9blocks",
+        "ngf": 64,
+        "ndf": 64,
+        "load_size": 286,
+        "crop_size": 256,
+        "batch_size": 1,
+        "n_epochs": 100,
+        "n_epochs_decay": 100,
+        "lambda_A": 10.0,
+        "lambda_B": 10.0,
+        "lambda_identity": 0.5,
+        "pool_size": 50,
+    },
+    "paper128": {
+        "netG": "resnet_6blocks",
+        "ngf": 64,
+        "ndf": 64,
+        "load_size": 143,
+        "crop_size": 128,
+        "batch_size": 1,
+        "n_epochs": 100,
+        "n_epochs_decay": 100,
+        "lambda_A": 10.0,
+        "lambda_B": 10.0,
+        "lambda_identity": 0.5,
+        "pool_size": 50,
+    },
+    "article": {
+        "updates": "sequential",
+        "netG": "resnet_6blocks",
+        "ngf": 64,
+        "ndf": 64,
+        "load_size": 256,
+        "crop_size": 256,
+        "no_flip": True,
+        "batch_size": 1,
+        "n_epochs": 100,
+        "n_epochs_decay": 100,
+        "lr_policy": "article",
+        "lambda_A": 10.0,
+        "lambda_B": 10.0,
+        "lambda_identity": 0.0,
+        "pool_size": 50,
+    },
+    "johnson": {
+        "netG": "johnson",
+        "ngf": 32,
+        "johnson_padding": "start",
+        "pixel_range": "tanh255",
+    },
+    "small": {
+        "netG": "resnet_6blocks",
+        "ngf": 32,
+        "ndf": 32,
+        "load_size": 64,
+        "crop_size": 64,
+        "steps": 700,
+        "fit_schedule": True,
+        "print_freq": 20,
+        "display_freq": 100,
+        "save_every_steps": 350,
+    },
+}
+
+# What an option's value means for the default of others.
+IMPLIED: dict[tuple[str, str], dict[str, Any]] = {("netG", "johnson"): {"ngf": 32}}
+
+
+def apply_preset(config: Config, explicit: frozenset[str]) -> Config:
+    """``config`` with the values of its preset, and what these imply, except those in ``explicit``.
+
+    Raises:
+        UserError: ``explicit`` names another system than the preset is for.
+    """
+    chosen = PRESETS.get(config.preset or "", {})
+    model = chosen.get("model", "cycle_gan")
+    if config.preset and "model" in explicit and config.model != model:
+        raise UserError(
+            f"--preset {config.preset} is for --model {model}, not {config.model}: leave one out"
+        )
+    config = replace(config, **_without(chosen, explicit))
+    for (name, value), defaults in IMPLIED.items():
+        if getattr(config, name) == value:
+            config = replace(config, **_without(defaults, explicit | chosen.keys()))
+    return config
+
+
+def told(config: Any, explicit: frozenset[str]) -> str:
+    """One line on what the preset of ``config`` sets, and what flags set instead."""
+    chosen = PRESETS[config.preset]
+    line = f"--preset {config.preset} sets {_listed(_without(chosen, explicit)) or 'nothing'}"
+    kept = {name: getattr(config, name) for name in chosen if name in explicit}
+    return f"{line}; flags set {_listed(kept)}" if kept else line
+
+
+def blame(message: str, config: Any, explicit: frozenset[str]) -> str:
+    """``message``, with a hint at the options in it that are a preset's and not the user's."""
+    chosen = _without(PRESETS.get(config.preset or "", {}), explicit)
+    words = message.replace(":", " ").replace(",", " ").split()
+    named = {name: value for name, value in chosen.items() if f"--{name}" in words}
+    if not named:
+        return message
+    return f"{message} (--preset {config.preset} sets {_listed(named)}: give your own)"
+
+
+def listing() -> str:
+    """All presets for people: name, what it is, what it sets."""
+    lines = []
+    for name, about in ABOUT.items():
+        lines += [f"{name}: {about}", f"    {_listed(PRESETS[name])}"]
+    return "\n".join(lines)
+
+
+def _without(values: Mapping[str, Any], names: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in values.items())
