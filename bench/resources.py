@@ -28,7 +28,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastcyclegan.kernels import instance_norm, instance_norm_bwd, reflection_pad
+from fastcyclegan.kernels import (
+    augment,
+    image_pool,
+    instance_norm,
+    instance_norm_bwd,
+    reflection_pad,
+)
 from fastcyclegan.kernels.dispatch import PLAIN_ARGS
 from fastcyclegan.models import build
 
@@ -40,6 +46,7 @@ DTYPES = {
     "float32": torch.float32,
 }
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+POINTERS |= {torch.int64: "*i64", torch.uint8: "*u8", torch.bool: "*i1"}
 # The networks of the options' defaults first; every block of a trunk is the same, but for the last.
 RESNET = {"class": "ResnetGenerator", "n_blocks": 2}
 NETWORKS = (
@@ -51,8 +58,13 @@ NETWORKS = (
     RESNET | {"norm": "batch"},
 )
 SIZES, BATCHES = (256, 128), (2, 1, 8)
-MODULES = (instance_norm, instance_norm_bwd, reflection_pad)
+# Channels and halo of the images that a step is given.
+WINDOWS = ((3, 0), (1, 0), (3, 3))
+MODULES = (augment, image_pool, instance_norm, instance_norm_bwd, reflection_pad)
 OPS = {
+    "augment": augment._augment,
+    "image_pool": image_pool._image_pool,
+    "undo_image_pool": image_pool._undo_image_pool,
     "instance_norm_fwd": instance_norm._instance_norm_fwd,
     "instance_norm_bwd": instance_norm_bwd.instance_norm_bwd,
     "reflection_pad_fwd": reflection_pad._reflection_pad_fwd,
@@ -99,8 +111,34 @@ def op_calls(
     return list(recorder.calls.values())
 
 
+def data_calls(dtype: torch.dtype) -> list[tuple[str, dict[str, Any]]]:
+    """As :func:`op_calls`, of what a step does with images besides: cutting them, and the pool."""
+    with Calls() as recorder, torch.device("meta"):
+        for channels, pad in WINDOWS:
+            pixels = torch.empty((2**20, channels), dtype=torch.uint8)
+            plan = [torch.empty(2, dtype=torch.int64) for _ in augment.PLAN]
+            augment.augment(pixels, *plan, (256, 256), dtype, pad=pad, impl="triton")
+        count, before, seed = (torch.empty((), dtype=torch.int64) for _ in range(3))
+        shut = torch.empty((), dtype=torch.bool)
+        for n in BATCHES:
+            pool, images = (
+                torch.empty((k, 3, 256, 256), dtype=dtype).to(memory_format=torch.channels_last)
+                for k in (50, n)
+            )
+            drawn = seed, 0, torch.empty((n,), dtype=torch.int64)
+            image_pool.image_pool(pool, count, images, *drawn, impl="triton")
+            undone = pool, count, images, before, *drawn, shut
+            image_pool.undo_image_pool(*undone, impl="triton")
+    return list(recorder.calls.values())
+
+
 def title(arguments: dict[str, Any]) -> str:
     """What an op is called with, for people: ``relu pad 1, 2x256x64x64``."""
+    if "pool" in arguments:
+        return f"batch {len(arguments['number'])}"
+    if "pixels" in arguments:
+        channels, pad = arguments["pixels"].shape[1], arguments["pad"]
+        return f"{channels} channels" + (f" pad {pad}" if pad else "")
     x = arguments.get("x", arguments.get("dy"))
     words = [arguments["act"]] if arguments.get("act", "none") != "none" else []
     around = arguments.get("residual") is not None or arguments.get("has_residual")
@@ -203,7 +241,8 @@ def compile_kernel(kernel: Any, args: tuple, options: dict, arch: int) -> dict[s
 
 def about(case: str, kernel: Any, args: tuple) -> dict[str, Any]:
     """What a row is about, without its architecture and figures."""
-    dtype = next(x.dtype for x in args if isinstance(x, torch.Tensor))
+    tensors = (x for x in args if isinstance(x, torch.Tensor))
+    dtype = next(x.dtype for x in tensors if x.is_floating_point())
     name = kernel.fn.__name__.strip("_")
     return {"kernel": name, "case": case, "dtype": str(dtype).removeprefix("torch.")}
 
@@ -243,7 +282,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"store them in {TABLE.name}")
     args = parser.parse_args()
     chosen = (NETWORKS[:2], SIZES[:1], BATCHES[:1]) if args.few else (NETWORKS, SIZES, BATCHES)
-    calls = [call for name in args.dtype for call in op_calls(DTYPES[name], *chosen)]
+    dtypes = [DTYPES[name] for name in args.dtype]
+    calls = [call for dtype in dtypes for call in (*op_calls(dtype, *chosen), *data_calls(dtype))]
     if args.list:
         rows = [about(case, kernel, given) for case, kernel, given, _ in configurations(calls)]
     else:

@@ -15,22 +15,20 @@ class PixelRange(NamedTuple):
     """One of the ranges.
 
     Attributes:
-        scale, offset, factor: a byte x becomes (scale * x + offset) * factor, in which only the
-            last multiplication rounds.
+        zero, scale: a byte x becomes (x - zero) * scale, in which only the product rounds.
         centre: the value of middle grey.
         half: what lies between middle grey and white.
     """
 
+    zero: float
     scale: float
-    offset: float
-    factor: float
     centre: float
     half: float
 
 
-_RAW = PixelRange(1.0, 0.0, 1.0, 127.5, 127.5)
+_RAW = PixelRange(0.0, 1.0, 127.5, 127.5)
 PIXEL_RANGES = {
-    "tanh": PixelRange(2.0, -255.0, 1 / 255, 0.0, 1.0),
+    "tanh": PixelRange(127.5, 2 / 255, 0.0, 1.0),
     "linear255": _RAW,
     "tanh255": _RAW,
 }

@@ -22,13 +22,14 @@ except ImportError:
 
 IMPLS = ("ref", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-PLAIN_ARGS = ("N", "tiles", "tile_pixels", "chunk")
+PLAIN_ARGS = ("N", "tiles", "tile_pixels", "chunk", "capacity", "stream")
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """``triton.jit``, or the function unchanged where triton is not installed.
 
-    The arguments of PLAIN_ARGS only say how work is divided: no kernel is compiled for their sake.
+    The arguments of PLAIN_ARGS only say how work is divided, or take a value or two that change
+    nothing about the code: no kernel is compiled for their sake.
     """
     if triton is None:
         return function

@@ -28,12 +28,12 @@ def _mul_hi_lo(m: int, c: Tensor) -> tuple[Tensor, Tensor]:
     return mid >> 16, (mid & 0xFFFF) << 16 | (low & 0xFFFF)
 
 
-def philox_4x32(counter: Words, key: tuple[int, int | Tensor]) -> Words:
+def philox_4x32(counter: Words, key: tuple[int | Tensor, int | Tensor]) -> Words:
     """Philox-4x32-10 itself.
 
     Args:
         counter: four int64 tensors of one shape, each value in [0, 2**32).
-        key: two words in [0, 2**32); the second may be an int64 tensor that broadcasts.
+        key: two words in [0, 2**32), ints or int64 tensors that broadcast.
 
     Returns:
         Four int64 tensors of the (broadcast) shape, values in [0, 2**32).
@@ -48,11 +48,11 @@ def philox_4x32(counter: Words, key: tuple[int, int | Tensor]) -> Words:
     return c0, c1, c2, c3
 
 
-def philox_ref(seed: int, stream: int | Tensor, counter: Tensor) -> Words:
+def philox_ref(seed: int | Tensor, stream: int | Tensor, counter: Tensor) -> Words:
     """Four random 32-bit words per counter value.
 
     Args:
-        seed: any integer; its low 32 bits are used.
+        seed: any integer, or a 0-D int64 tensor; its low 32 bits are used.
         stream: one of ORDER .. MIX_B, or an int64 tensor of them that broadcasts with ``counter``.
         counter: int64 tensor of any shape and device, values in [0, 2**63).
 

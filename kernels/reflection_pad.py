@@ -12,6 +12,8 @@ backward dy read, dx written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -58,11 +60,16 @@ def pad_ref(x: torch.Tensor, pad: int, padding: str = "reflect") -> torch.Tensor
 def check_reflection(x: torch.Tensor, pad: int) -> None:
     """Raise ValueError unless ``pad`` pixels of ``x`` (N, C, H, W) can be reflected."""
     check_rank(x, "x")
+    check_margin(x.shape[2:], pad)
+
+
+def check_margin(size: Sequence[int], pad: int) -> None:
+    """Raise ValueError unless ``pad`` pixels of an image of ``size`` (H, W) can be reflected."""
     if pad < 0:
         raise ValueError(f"pad={pad}: must not be negative")
-    if pad >= min(x.shape[2:]):
-        size = " x ".join(str(n) for n in x.shape[2:])
-        raise ValueError(f"a reflection of {pad} needs more than {pad} pixels, got {size}")
+    if pad >= min(size):
+        found = " x ".join(str(n) for n in size)
+        raise ValueError(f"a reflection of {pad} needs more than {pad} pixels, got {found}")
 
 
 @jit

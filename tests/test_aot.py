@@ -57,7 +57,7 @@ def table():
 
 def test_every_kernel_on_every_architecture(rows):
     kernels = {row["kernel"] for row in rows}
-    assert len(kernels) == 6
+    assert len(kernels) == 9
     for kernel in kernels:
         assert {row["arch"] for row in rows if row["kernel"] == kernel} == set(ARCHS)
 
@@ -67,9 +67,13 @@ def test_nothing_spills(rows):
 
 
 def test_16_byte_accesses(rows):
-    """Loads everywhere, stores where an image is written; 3 channels cannot be aligned."""
-    aligned = [row for row in rows if "x3x" not in row["case"]]
-    assert aligned and all(row["loads_16_bytes"] for row in aligned)
+    """Loads everywhere, stores where an image is written, unless images begin in between."""
+    aligned = [
+        row for row in rows if "x3x" not in row["case"] and "3 channels pad 3" not in row["case"]
+    ]
+    # Windows of 8-bit images begin at any byte.
+    readers = [row for row in aligned if row["kernel"] != "augment_kernel"]
+    assert readers and all(row["loads_16_bytes"] for row in readers)
     writers = [
         row for row in aligned if "stats" not in row["kernel"] and "sums" not in row["kernel"]
     ]

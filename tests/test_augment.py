@@ -1,11 +1,21 @@
-"""Crop, flip and normalisation against NumPy slices."""
+"""Crop, flip and normalisation against NumPy slices, and the kernel against that reference.
+
+Tests with a ``device`` run the kernel: on a GPU, or in a process of their own under Triton's
+interpreter, which ``test_under_interpreter`` starts.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from fastcyclegan.kernels.augment import augment_ref, crop_ref, normalise_ref
+import numerics
+from fastcyclegan.kernels import dispatch
+from fastcyclegan.kernels.augment import augment, augment_ref, crop_ref, normalise_ref
+from fastcyclegan.pixel_range import PIXEL_RANGES
+from numerics import DEVICES, DTYPES
 
+on_devices = pytest.mark.parametrize("device", DEVICES)
+RANGES = {"tanh": {}, "255": {"zero": 0.0, "scale": 1.0}, "0 to 1": {"zero": 0.0, "scale": 1 / 255}}
 SIZES = [(9, 12), (17, 13), (8, 8)]
 
 
@@ -66,13 +76,13 @@ def test_dtypes_are_rounded_once(dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_raw_ranges_are_the_bytes_themselves(dtype, pixel_range):
     x = torch.arange(256, dtype=torch.uint8)
-    y = normalise_ref(x, dtype, pixel_range)
+    zero, scale, *_ = PIXEL_RANGES[pixel_range]
+    y = normalise_ref(x, dtype, zero, scale)
     assert y.dtype == dtype and torch.equal(y.to(torch.int64), torch.arange(256))
     images, pixels, offset, width = buffer(3)
-    zero = torch.zeros(3, dtype=torch.int64)
-    cut_out = augment_ref(
-        pixels, offset, width, zero, zero, zero.bool(), (8, 8), dtype, pixel_range
-    )
+    corner = torch.zeros(3, dtype=torch.int64)
+    window = pixels, offset, width, corner, corner, corner.bool(), (8, 8)
+    cut_out = augment_ref(*window, dtype, zero=zero, scale=scale)
     want = np.stack([image[:8, :8] for image in images])
     assert np.array_equal(cut_out.permute(0, 2, 3, 1).double().numpy(), want.astype(np.float64))
 
@@ -85,7 +95,82 @@ def test_arguments_are_left_alone():
     assert torch.equal(pixels, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_other_ranges(dtype):
+    x = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(normalise_ref(x, dtype, 0, 1), x.to(dtype))
+    assert torch.equal(normalise_ref(x, dtype), (2 * x.to(dtype) - 255) * (1 / 255))
+
+
+def test_halo_is_a_reflection():
+    y, _, args = cut(size=(5, 7))
+    padded = augment(*args, (5, 7), pad=3)
+    assert torch.equal(padded[:, :, 3:-3, 3:-3], y)
+    assert np.array_equal(padded.numpy(), numerics.numpy_pad(y.numpy(), 3))
+    assert padded.is_contiguous(memory_format=torch.channels_last)
+
+
+@on_devices
+@pytest.mark.parametrize("pixel_range", RANGES)
+@pytest.mark.parametrize("pad", [0, 3])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernel_equals_the_reference(channels, pad, pixel_range, dtype, device):
+    """Bit for bit; the interpreter alone truncates where it stores bf16."""
+    args = cut(channels, device=device)[2]
+    around = RANGES[pixel_range] | {"pad": pad}
+    found = augment(*args, (5, 7), dtype, **around, impl="triton")
+    wanted = augment_ref(*args, (5, 7), dtype, **around)
+    if dtype == torch.bfloat16 and device == "cpu":
+        assert ((found - wanted).abs() <= wanted.abs() * 2.0**-7).all()
+    else:
+        assert torch.equal(found, wanted)
+    assert found.dtype == dtype and found.stride() == wanted.stride()
+
+
+@on_devices
+def test_kernel_takes_images_of_many_blocks(device):
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (3 * 90 * 100, 3), dtype=np.uint8)).to(device)
+    plan = [[9000, 0, 18000], [100, 100, 100], [0, 9, 13], [35, 0, 7], [1, 0, 1]]
+    plan = [torch.tensor(row, device=device) for row in plan]
+    for pad in (0, 3):
+        found = augment(pixels, *plan, (77, 65), pad=pad, impl="triton")
+        assert torch.equal(found, augment_ref(pixels, *plan, (77, 65), pad=pad))
+
+
+@pytest.mark.cuda
+def test_a_buffer_of_more_than_2_to_the_31_bytes():
+    pixels = torch.randint(0, 256, (800_000_000, 3), dtype=torch.uint8, device="cuda")
+    start = 799_000_000
+    plan = [torch.tensor([v], device="cuda") for v in (start, 1000, 3, 5, 1)]
+    near = [torch.tensor([v], device="cuda") for v in (0, 1000, 3, 5, 1)]
+    assert torch.equal(
+        augment(pixels, *plan, (256, 256)), augment(pixels[start:], *near, (256, 256))
+    )
+
+
+@pytest.mark.cuda
+def test_graph_replays_read_the_plan_anew():
+    pixels, *plan = cut(device="cuda")[2]
+    augment(pixels, *plan, (5, 7))  # compiled before the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = augment(pixels, *plan, (5, 7))
+    graph.replay()
+    before = y.clone()
+    plan[2].fill_(1), plan[4].logical_not_()
+    graph.replay()
+    assert torch.equal(y, augment_ref(pixels, *plan, (5, 7))) and not torch.equal(y, before)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_same_numbers_on_cuda(dtype):
     assert torch.equal(cut(dtype=dtype)[0], cut(dtype=dtype, device="cuda")[0].cpu())
+
+
+if not dispatch.interpreted():
+
+    def test_under_interpreter():
+        assert numerics.run_under_interpreter(__file__) > 70

@@ -284,4 +284,5 @@ def to_uint8(x: Tensor, pixel_range: str = "tanh") -> Tensor:
 
 def from_uint8(x: Tensor, dtype: torch.dtype = torch.float32, pixel_range: str = "tanh") -> Tensor:
     """(N, H, W, C) uint8 to (N, C, H, W) ``dtype`` in ``pixel_range``, channels_last."""
-    return normalise_ref(x.contiguous(), dtype, pixel_range).permute(0, 3, 1, 2)
+    zero, scale, *_ = PIXEL_RANGES[pixel_range]
+    return normalise_ref(x.contiguous(), dtype, zero, scale).permute(0, 3, 1, 2)

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from fastcyclegan.data.image_set import ImageSet
 from fastcyclegan.errors import UserError
-from fastcyclegan.kernels.augment import crop_ref, normalise_ref
+from fastcyclegan.kernels.augment import augment, crop_ref, normalise_ref
 from fastcyclegan.kernels.philox import ORDER, SAMPLE_A, SAMPLE_B, philox_ref, randint
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 DATA_ON = ("auto", "device", "host")
 
@@ -73,7 +74,8 @@ class PairSampler:
             raise UserError(f"--data_on {data_on}: want one of {', '.join(DATA_ON)}")
         self.batch_size, self.crop_size, self.flip = batch_size, crop_size, flip
         self.serial, self.seed = serial, seed
-        self.dtype, self.pixel_range = dtype, pixel_range
+        self.dtype = dtype
+        self._range = PIXEL_RANGES[pixel_range][:2]
         self.device = torch.empty(0, device=device).device
         self._sizes = [_same_size(set_A), _same_size(set_B)]
         self._check(set_A, set_B)
@@ -169,11 +171,14 @@ class PairSampler:
         return real_A, real_B
 
     def _cut(self, domain: int, plan: Tensor, size: tuple[int, int]) -> Tensor:
-        offset, width, top, left, flip = plan
-        windows = crop_ref(self._pixels[domain], offset, width, top, left, flip.bool(), size)
+        pixels = self._pixels[domain]
+        if self.data_device == self.device:
+            zero, scale = self._range
+            return augment(pixels, *plan, size, self.dtype, zero=zero, scale=scale)
+        *window, flip = plan
         # Bytes cross to the device, not floats.
-        windows = _send(windows, self.device)
-        return normalise_ref(windows, self.dtype, self.pixel_range).permute(0, 3, 1, 2)
+        windows = _send(crop_ref(pixels, *window, flip.bool(), size), self.device)
+        return normalise_ref(windows, self.dtype, *self._range).permute(0, 3, 1, 2)
 
 
 def _send(x: Tensor, device: torch.device) -> Tensor:

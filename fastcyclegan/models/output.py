@@ -18,7 +18,7 @@ def to_pixels(x: torch.Tensor, pixel_range: str) -> torch.Tensor:
     """
     if pixel_range == "tanh":
         return torch.tanh(x)
-    _, _, _, centre, half = PIXEL_RANGES[pixel_range]
+    *_, centre, half = PIXEL_RANGES[pixel_range]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     wide = torch.tanh(wide) if pixel_range == "tanh255" else wide
     return (wide * half + centre).to(x.dtype)

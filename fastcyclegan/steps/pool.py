@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from fastcyclegan.kernels.image_pool import image_pool_ref
-from fastcyclegan.kernels.philox import philox_ref, randint
+from fastcyclegan.kernels.image_pool import draw, image_pool, undo_image_pool
 
 
 class ImagePool:
@@ -32,12 +31,14 @@ class ImagePool:
         seed: int,
         stream: int,
     ) -> None:
-        self.seed, self.stream = seed, stream
+        self.stream = stream
+        # On the device, as is all that a query reads.
+        self.seed = torch.tensor(seed & 0xFFFFFFFF, device=device)
         self.images = torch.zeros((capacity, *shape), dtype=dtype, device=device).contiguous(
             memory_format=torch.channels_last
         )
         self.count = torch.zeros((), dtype=torch.int64, device=device)
-        self._before: tuple[torch.Tensor, ...] = ()
+        self._last: tuple[torch.Tensor, ...] = ()
 
     def query(self, images: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
         """What the discriminator is shown for ``images``: each itself, or an older one.
@@ -49,26 +50,25 @@ class ImagePool:
         Returns:
             (N, C, H, W), channels_last, without gradient.
         """
-        images, capacity = images.detach(), len(self.images)
-        if not capacity:
-            return images
-        swap, slot = _draw(self.seed, self.stream, number, capacity)
-        filled = self.count + torch.arange(len(images), device=slot.device)
-        place = torch.where(filled < capacity, filled, slot)
-        self._before = place, self.images.index_select(0, place), self.count.clone()
-        return image_pool_ref(self.images, self.count, images, swap, slot)
+        if not len(self.images):
+            return images.detach()
+        # A generator's last convolution may hand out NCHW.
+        images = images.contiguous(memory_format=torch.channels_last)
+        before = self.count.clone()
+        out = image_pool(self.images, self.count, images, self.seed, self.stream, number)
+        self._last = out, before, number
+        return out
 
-    @torch.no_grad()
     def put_back(self, shut: torch.Tensor) -> None:
-        """Undo the last query where ``shut``, a 0-D bool, holds; no host sync."""
-        if not self._before:
+        """Undo the last query where ``shut``, a 0-D bool, holds; no host sync.
+
+        What the query was given and what it handed out must not have changed since.
+        """
+        if not self._last:
             return
-        place, images, count = self._before
-        # A place drawn twice has the same old image twice, so the order of writing is all one.
-        now = self.images.index_select(0, place)
-        self.images.index_copy_(0, place, torch.where(shut, images, now))
-        self.count.copy_(torch.where(shut, count, self.count))
-        self._before = ()
+        out, before, number = self._last
+        undo_image_pool(self.images, self.count, out, before, self.seed, self.stream, number, shut)
+        self._last = ()
 
     def state(self) -> dict[str, torch.Tensor]:
         """What a checkpoint must hold, by name."""
@@ -103,7 +103,7 @@ class VariedImagePool:
         if len(self.images) < self.capacity:
             self.images.append(new)
             return new
-        swap, slot = (int(x) for x in _draw(self.seed, self.stream, number, self.capacity))
+        swap, slot = (int(x) for x in draw(self.seed, self.stream, number, self.capacity))
         if not swap:
             return new
         old, self.images[slot] = self.images[slot], new
@@ -125,11 +125,3 @@ class VariedImagePool:
             state[f"images/{slot}"].to(self.device).contiguous(memory_format=torch.channels_last)
             for slot in slots
         ]
-
-
-def _draw(
-    seed: int, stream: int, number: torch.Tensor, capacity: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether each image is swapped, (N,) bool, and its slot, (N,) int64."""
-    coin, drawn, *_ = philox_ref(seed, stream, number)
-    return coin >= 2**31, randint(drawn, capacity)
