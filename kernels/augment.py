@@ -137,9 +137,12 @@ def _config(elements: int, itemsize: int) -> dict[str, int]:
 
 
 def _check(pixels, plan: dict[str, Tensor], h: int, w: int, dtype: torch.dtype, pad: int) -> None:
-    if pixels.dim() != 2 or pixels.dtype != torch.uint8 or not pixels.is_contiguous():
+    if pixels.dtype != torch.uint8:
+        raise TypeError(f'pixels is {pixels.dtype}; the kernel takes uint8: use impl="ref"')
+    if pixels.dim() != 2 or not pixels.is_contiguous():
         raise ValueError(
-            f"pixels must be (P, C) uint8 and contiguous, got {tuple(pixels.shape)} {pixels.dtype}"
+            f"pixels must be (P, C) and contiguous, got {tuple(pixels.shape)} with strides "
+            f'{pixels.stride()}: use .contiguous(), or impl="ref"'
         )
     if dtype not in DTYPES:
         names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
@@ -150,8 +153,8 @@ def _check(pixels, plan: dict[str, Tensor], h: int, w: int, dtype: torch.dtype, 
         if t.dtype not in kinds or t.dim() != 1 or t.shape != n or not t.is_contiguous():
             kind = " or ".join(str(k).removeprefix("torch.") for k in kinds)
             raise ValueError(
-                f"{name} must be {kind}, one value per image and contiguous, got {t.dtype} "
-                f"{tuple(t.shape)}"
+                f"{name} must be {kind}, contiguous and one value per image, got {t.dtype} "
+                f'{tuple(t.shape)}: convert it, or use impl="ref"'
             )
         if t.device != pixels.device:
             raise ValueError(f"{name} is on {t.device}, pixels are on {pixels.device}")

@@ -57,6 +57,8 @@ def image_pool_ref(
 
     Source: Shrivastava et al. (2016), as used by Zhu et al., CycleGAN (2017).
     """
+    if not len(images):
+        return _output(images)
     capacity = pool.shape[0]
     results = []
     for image, coin, drawn in zip(images.split(1), swap.split(1), slot.split(1), strict=True):
@@ -66,8 +68,6 @@ def image_pool_ref(
         results.append(torch.where(coin & ~filling, stored, image))
         pool.index_copy_(0, place, torch.where(coin | filling, image, stored))
         count += filling
-    if not results:
-        return torch.empty_like(images, memory_format=torch.channels_last)
     return torch.cat(results).contiguous(memory_format=torch.channels_last)
 
 

@@ -1,0 +1,280 @@
+"""How an op is measured: what the files bench_<op>.py share.
+
+Providers: ``triton`` the kernels, ``ref`` the plain reference, ``compile`` torch.compile of it,
+``native`` what PyTorch's own modules or a plain loop make of it. On a GPU times are those of graph
+replays; on a CPU, where the kernels do not run, those of calls, with small shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pytest
+import torch
+from torch._functorch import config as functorch
+
+from bench.probes.timing import capture, elapsed_ms, free_memory, graph_us
+
+PROVIDERS = ("triton", "compile", "ref", "native")
+MODES = ("fwd", "bwd", "fwd_bwd")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class ImageCase(NamedTuple):
+    """A batch of images, and the pixels of reflection around them."""
+
+    shape: tuple[int, int, int, int]
+    pad: int = 0
+    dtype: torch.dtype = torch.bfloat16
+
+    def __str__(self) -> str:
+        words = ["x".join(str(n) for n in self.shape), str(self.dtype).removeprefix("torch.")]
+        return "-".join(words + [f"pad{self.pad}"] * (self.pad > 0))
+
+
+class Measured(Protocol):
+    """One case with one provider."""
+
+    def body(self, mode: str) -> Callable[[], object]:
+        """A function that runs ``mode`` once."""
+
+    def us(self, mode: str) -> dict[str, float]:
+        """Microseconds per call: median, 10th and 90th percentile."""
+
+    def error(self) -> dict[str, float]:
+        """Largest error by result, against fp64, in units of the largest true value."""
+
+
+class Forward:
+    """An op without gradient: ``call`` runs it, ``check`` says how far its result is off."""
+
+    def __init__(
+        self,
+        call: Callable[[], object],
+        check: Callable[[], dict[str, float]],
+        device: torch.device = DEVICE,
+    ) -> None:
+        self.call, self.error, self.device = call, check, device
+
+    def body(self, mode: str) -> Callable[[], object]:
+        return torch.no_grad()(self.call)
+
+    def us(self, mode: str) -> dict[str, float]:
+        return graph_us(self.body(mode), self.device)
+
+
+class Differentiable:
+    """An op with gradients.
+
+    Args:
+        function: of the inputs, returns a tuple of outputs; each gets a gradient.
+        truth: the same in plain PyTorch, called in fp64.
+        inputs: leaves that require a gradient.
+        provider: ``compile`` compiles ``function``.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple],
+        truth: Callable[..., tuple],
+        inputs: Sequence[torch.Tensor],
+        provider: str,
+    ) -> None:
+        self.inputs, self.truth = inputs, truth
+        # Mode bwd runs backward of one forward many times.
+        functorch.donated_buffer = False
+        function = compiled(function, provider)
+        self.forward: Callable[[], tuple] = lambda: function(*inputs)
+        draw = torch.Generator(inputs[0].device).manual_seed(1)
+        self.dys = [random_image(y.shape, y.dtype, draw) for y in self.forward()]
+
+    def gradients(self, outputs: tuple, retain: bool = False) -> tuple:
+        return torch.autograd.grad(outputs, self.inputs, self.dys, retain_graph=retain)
+
+    def body(self, mode: str) -> Callable[[], object]:
+        if mode == "fwd":
+            return torch.no_grad()(self.forward)
+        if mode == "fwd_bwd":
+            return lambda: self.gradients(self.forward())
+        outputs = self.forward()
+        return lambda: self.gradients(outputs, retain=True)
+
+    def us(self, mode: str) -> dict[str, float]:
+        device = self.inputs[0].device
+        if device.type == "cpu":
+            return graph_us(self.body(mode), device)
+        # Backward runs on the stream of its forward, which must be the one that is captured.
+        stream = torch.cuda.graph.default_capture_stream or torch.cuda.Stream()
+        torch.cuda.graph.default_capture_stream = stream
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            return graph_us(self.body(mode), device)
+
+    def error(self) -> dict[str, float]:
+        outputs = self.forward()
+        found = {"y": outputs[0].detach(), "dx": self.gradients(outputs)[0]}
+        inputs = [t.detach().double().requires_grad_() for t in self.inputs]
+        true = self.truth(*inputs)
+        dys = [dy.double() for dy in self.dys]
+        truth = {"y": true[0].detach(), "dx": torch.autograd.grad(true, inputs, dys)[0]}
+        return {name: relative_error(found[name], t) for name, t in truth.items()}
+
+
+def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """Largest error in units of the largest true value, to three digits."""
+    return float(f"{(found.double() - truth).abs().max() / truth.abs().max():.3g}")
+
+
+def random_image(shape: Sequence[int], dtype: torch.dtype, draw: torch.Generator) -> torch.Tensor:
+    """(N, C, H, W) in channels_last, of mean 1 and standard deviation 2."""
+    n, c, h, w = shape
+    x = torch.randn((n, h, w, c), device=draw.device, generator=draw) * 2 + 1
+    return x.to(dtype).permute(0, 3, 1, 2)
+
+
+def compiled(function: Callable[..., Any], provider: str) -> Callable[..., Any]:
+    """The function, for provider ``compile`` compiled."""
+    if provider != "compile":
+        return function
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+@cache
+def copy_gb_per_s(device: torch.device = DEVICE) -> float:
+    """GB/s of a copy on the device, read and written bytes counted."""
+    bytes_each = 2**32 if device.type == "cuda" else 2**26
+    source = torch.empty(bytes_each // 4, dtype=torch.int32, device=device).random_()
+    target = torch.empty_like(source)
+    # Not from a graph: there a copy is a node of its own kind, and slower.
+    times = elapsed_ms(lambda: target.copy_(source), source.device, 25)[5:]
+    return round(2 * bytes_each / statistics.median(times) / 1e6, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class OpBench:
+    """The bench of one op.
+
+    Args:
+        name: of the op.
+        run: (case, provider) to what can be measured; keeps to the device of ``DEVICE``.
+        counted_bytes: of (case, mode), those that the kernels must move, partial sums left out.
+        cases: the networks' real ones and one beyond the L2 cache; ``small`` ones for a CPU.
+        modes, providers: what there is of them.
+    """
+
+    name: str
+    run: Callable[[Any, str], Measured]
+    counted_bytes: Callable[[Any, str], int]
+    cases: Sequence[Any]
+    small: Sequence[Any]
+    modes: Sequence[str] = MODES
+    providers: Sequence[str] = PROVIDERS
+
+    @property
+    def pairs(self) -> list[tuple[Any, str]]:
+        """(case, provider) of all that this machine can run."""
+        cuda = DEVICE.type == "cuda"
+        providers = [p for p in self.providers if cuda or p != "triton"]
+        return [(case, p) for case in (self.cases if cuda else self.small) for p in providers]
+
+    def parametrize(self, function: Callable[..., None]) -> Callable[..., None]:
+        """A bench function with an argument ``row``, once for each."""
+        rows = [(case, p, mode) for case, p in self.pairs for mode in self.modes]
+        names = ["-".join(str(part) for part in row) for row in rows]
+        return pytest.mark.parametrize("row", rows, ids=names)(function)
+
+    def bench(self, benchmark: Any, row: tuple[Any, str, str]) -> None:
+        """Wall clock of one call; ``extra_info["us"]`` is the median of graph replays."""
+        case, provider, mode = row
+        run = _last_run(self, case, provider)
+        benchmark.extra_info |= self._figures(run, case, mode) | {"error": run.error()}
+        replay = capture(run.body(mode), DEVICE)
+
+        def synchronous() -> None:
+            replay()
+            if DEVICE.type == "cuda":
+                torch.cuda.synchronize()
+
+        benchmark.pedantic(synchronous, rounds=20, warmup_rounds=2)
+
+    def _figures(self, run: Measured, case: Any, mode: str) -> dict[str, Any]:
+        us, count = run.us(mode), self.counted_bytes(case, mode)
+        gb_per_s = count / us["median"] / 1e3
+        of_copy = round(gb_per_s / copy_gb_per_s(), 3)
+        return {"us": us, "counted_bytes": count, "GB_per_s": round(gb_per_s, 1)} | {
+            "of_copy": of_copy
+        }
+
+    def rows_of(self, case: Any, provider: str) -> list[dict[str, Any]]:
+        """The rows of all modes."""
+        run = self.run(case, provider)
+        error = run.error()
+        return [
+            {"case": str(case), "provider": provider, "mode": mode}
+            | self._figures(run, case, mode)
+            | {"error": error}
+            for mode in self.modes
+        ]
+
+    def record(
+        self, pairs: Sequence[tuple[Any, str]], out: Path, commit: str | None
+    ) -> dict[str, Any]:
+        """Machine, copy bandwidth and the rows of each pair; written after every one."""
+        from bench.probes.__main__ import machine
+
+        result: dict[str, Any] = {"op": self.name, "machine": machine(DEVICE, commit)}
+        result |= {"copy_GB_per_s": copy_gb_per_s(), "rows": []}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for case, provider in pairs:
+            try:
+                result["rows"] += self.rows_of(case, provider)
+            except RuntimeError as error:
+                failed = {"case": str(case), "provider": provider, "failed": str(error)[:300]}
+                result["rows"].append(failed)
+            free_memory(DEVICE)
+            out.write_text(json.dumps(result, indent=1) + "\n")
+        return result
+
+    def main(self, quick: Sequence[Any] = ()) -> None:
+        """The command ``python -m bench.bench_<op> OUT.json``; ``quick`` are the cases to keep."""
+        parser = argparse.ArgumentParser(prog=f"python -m bench.bench_{self.name}")
+        parser.add_argument("out", type=Path)
+        if quick:
+            parser.add_argument("--quick", action="store_true", help="a few cases only")
+        parser.add_argument("--providers", nargs="+", choices=PROVIDERS, default=PROVIDERS)
+        parser.add_argument("--commit", help="recorded where the tree has no git history")
+        args = parser.parse_args()
+        pairs = [(case, p) for case, p in self.pairs if p in args.providers]
+        if quick and args.quick and DEVICE.type == "cuda":
+            pairs = [(case, p) for case, p in pairs if case in quick]
+        print(table(self.record(pairs, args.out, args.commit)))
+
+
+@lru_cache(maxsize=1)
+def _last_run(op: OpBench, case: Any, provider: str) -> Measured:
+    """The modes of one case and provider come one after the other and share what was compiled."""
+    return op.run(case, provider)
+
+
+def table(result: dict[str, Any]) -> str:
+    """One line per case and mode: us of every provider, and what the first of them reaches."""
+    rows = [row for row in result["rows"] if "us" in row]
+    us = {(row["case"], row["mode"], row["provider"]): row["us"]["median"] for row in rows}
+    first = rows[0]["provider"] if rows else ""
+    lines = [f"copy {result['copy_GB_per_s']} GB/s; us of {', '.join(PROVIDERS)}; {first} reaches"]
+    for row in rows:
+        if row["provider"] == first:
+            key = row["case"], row["mode"]
+            times = " ".join(f"{us.get((*key, p), float('nan')):9.2f}" for p in PROVIDERS)
+            reached = f"{row['GB_per_s']:7.0f} GB/s {row['of_copy']:6.1%}"
+            lines.append(f"{row['case']:36} {row['mode']:8} {times} {reached} {row['error']}")
+    lines += [str(row) for row in result["rows"] if "failed" in row]
+    return "\n".join(lines)
