@@ -27,6 +27,7 @@ import torch
 
 from fastcyclegan.kernels.dispatch import (
     check_image,
+    check_rank,
     jit,
     next_power_of_2,
     on_device,
@@ -92,6 +93,7 @@ def undo_image_pool_ref(
 
     The arguments are those of :func:`undo_image_pool` and :func:`image_pool_ref`.
     """
+    check_rank(out, "out")
     capacity = pool.shape[0]
     for k in reversed(range(len(out))):
         filling = before + k < capacity
@@ -209,35 +211,33 @@ def _config(elements: int, itemsize: int, n: int) -> dict[str, int]:
     return {"BLOCK": loads * 4 * 32 * 16 // itemsize, "BLOCK_N": next_power_of_2(n), "num_warps": 4}
 
 
-def _check(pool, images, number, **scalars: torch.Tensor) -> None:
-    check_image(images, "images")
+def _check(pool, images, number, name: str = "images", **scalars: torch.Tensor) -> None:
+    check_image(images, name)
     if pool.dim() != 4 or not len(pool) or pool.shape[1:] != images.shape[1:]:
         raise ValueError(
             f"pool is {tuple(pool.shape)}: want (K, *{tuple(images.shape[1:])}) with K >= 1"
         )
     if pool.dtype != images.dtype:
         raise TypeError(
-            f'images are {images.dtype}, pool is {pool.dtype}: cast them, or use impl="ref"'
+            f'{name} is {images.dtype}, pool {pool.dtype}: cast one of them, or use impl="ref"'
         )
-    for name, t in (("pool", pool), ("images", images)):
+    for which, t in (("pool", pool), (name, images)):
         if t.numel() and not t.is_contiguous(memory_format=torch.channels_last):
             raise ValueError(
-                f"{name}: not channels_last; use .contiguous(memory_format=torch.channels_last) "
-                'or impl="ref"'
+                f"{which} is not channels_last: use .contiguous(memory_format="
+                'torch.channels_last) or impl="ref"'
             )
-    expected = {name: (t, ()) for name, t in scalars.items()} | {
-        "number": (number, images.shape[:1])
-    }
-    for name, (t, shape) in expected.items():
-        dtype = torch.bool if name == "shut" else torch.int64
+    for which, t in {"number": number, **scalars}.items():
+        dtype = torch.bool if which == "shut" else torch.int64
+        shape = tuple(images.shape[:1]) if which == "number" else ()
         if t.dtype != dtype or t.shape != shape or not t.is_contiguous():
             raise ValueError(
-                f"{name} must be {dtype}, contiguous and of shape {tuple(shape)}, got {t.dtype} "
+                f"{which} must be {dtype}, contiguous and of shape {shape}, got {t.dtype} "
                 f'{tuple(t.shape)}: convert it, or use impl="ref"'
             )
-    for name, t in {"pool": pool, "number": number, **scalars}.items():
+    for which, t in {"pool": pool, "number": number, **scalars}.items():
         if t.device != images.device:
-            raise ValueError(f"{name} is on {t.device}, images are on {images.device}")
+            raise ValueError(f"{which} is on {t.device}, {name} on {images.device}")
     if images[:1].numel() >= 2**31:
         raise ValueError(f'{tuple(images.shape)}: 2**31 values or more per image: use impl="ref"')
 
@@ -288,7 +288,7 @@ def _undo_image_pool(
     shut: torch.Tensor,
     stream: int,
 ) -> None:
-    _check(pool, out, number, count=count, before=before, seed=seed, shut=shut)
+    _check(pool, out, number, "out", count=count, before=before, seed=seed, shut=shut)
     if out.numel():
         pointers = (count, out, before, seed, number, shut)
         _launch(_undo_image_pool_kernel, pool, out, stream, *pointers)
@@ -296,7 +296,7 @@ def _undo_image_pool(
 
 @_undo_image_pool.register_fake
 def _(pool, count, out, before, seed, number, shut, stream):
-    _check(pool, out, number, count=count, before=before, seed=seed, shut=shut)
+    _check(pool, out, number, "out", count=count, before=before, seed=seed, shut=shut)
 
 
 def image_pool(

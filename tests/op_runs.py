@@ -23,14 +23,20 @@ def cotangents(op: Op, results: dict) -> list[torch.Tensor]:
     return [image(y.shape, y.dtype, y.device, seed=4 + i) for i, y in enumerate(outputs)]
 
 
+def own(t: torch.Tensor) -> torch.Tensor:
+    """A copy to change in place; of another layout than these two, which is refused, itself."""
+    nhwc = t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last)
+    return t.clone() if nhwc or t.is_contiguous() else t
+
+
 def run(op: Op, tensors, options, dys=None, impl="triton", place=torch.Tensor.detach) -> dict:
     """Outputs, gradients and inputs changed in place, by name; ``tensors`` stay as they are."""
-    given = {n: place(t.clone() if n in op.mutated else t) for n, t in tensors.items()}
+    given = {n: place(own(t) if n in op.mutated else t) for n, t in tensors.items()}
     inputs = leaves(op, given)
     for t in inputs.values():
         t.requires_grad_()
     outputs = op.public(**given, **options, impl=impl)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)[: len(op.outputs)]
     results = dict(zip(op.outputs, (y.detach() for y in outputs), strict=True))
     if inputs:
         dys = cotangents(op, results) if dys is None else dys

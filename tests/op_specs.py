@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 import oracles
+from fastcyclegan.kernels.augment import PLAN, augment
+from fastcyclegan.kernels.image_pool import image_pool, undo_image_pool
 from fastcyclegan.kernels.instance_norm import (
     _instance_norm_fwd,
     instance_norm,
@@ -199,4 +201,128 @@ REFLECTION_PAD = Op(
     ),
 )
 
-OPS = (INSTANCE_NORM, INSTANCE_NORM_PAD, REFLECTION_PAD)
+
+def make_pool(options: dict, shape: Shape, dtype: torch.dtype, device: str):
+    """A batch and a pool of ``capacity`` images with ``stored`` of them."""
+    capacity, stored = options.pop("capacity"), options.pop("stored")
+    pool = image((capacity, *shape[1:]), dtype, device, seed=1)
+    pool[stored:] = 0
+    scalars = {"count": torch.tensor(stored), "seed": torch.tensor(7)}
+    scalars |= {"number": torch.arange(2**32 - 1, 2**32 - 1 + shape[0])}
+    tensors = {"images": image(shape, dtype, device), "pool": pool}
+    return tensors | {name: t.to(device) for name, t in scalars.items()}, options | {"stream": 3}
+
+
+def make_undo(options: dict, shape: Shape, dtype: torch.dtype, device: str):
+    """What a query might have left: any images, and the count that follows from it."""
+    shut = torch.tensor(options.pop("shut"), device=device)
+    tensors, options = make_pool(options, shape, dtype, device)
+    before = tensors["count"]
+    tensors = {"out": tensors.pop("images"), **tensors, "before": before, "shut": shut}
+    tensors["count"] = (before + shape[0]).clamp(max=len(tensors["pool"]))
+    return tensors, options
+
+
+def make_augment(options: dict, shape: Shape, dtype: torch.dtype, device: str):
+    """Windows of ``shape`` out of images that are larger, each by another width."""
+    n, c, h, w = shape
+    draw = np.random.default_rng(0)
+    width = w + np.arange(n)
+    offset = np.cumsum([0, *width * (h + 4)])
+    below = [draw.integers(0, limit) for limit in (np.full(n, 5), np.arange(n) + 1, np.full(n, 2))]
+    plan = dict(zip(PLAN, [offset[:-1], width, *below], strict=True))
+    tensors = {"pixels": draw.integers(0, 256, (offset[-1], c), dtype=np.uint8), **plan}
+    tensors = {name: torch.from_numpy(a).to(device) for name, a in tensors.items()}
+    return tensors, options | {"size": (h, w), "dtype": dtype}
+
+
+POOL_SHAPES = ((5, 3, 6, 7), (4, 5, 9, 7), (1, 63, 17, 13), (7, 1, 1, 1))
+POOL_UNSUPPORTED = (
+    (lambda t: {"pool": t["pool"].half()}, TypeError, "pool torch.float16"),
+    (lambda t: {"pool": t["pool"][:, :1]}, ValueError, "pool is"),
+    (lambda t: {"pool": t["pool"][:0]}, ValueError, "K >= 1"),
+    (lambda t: {"number": t["number"][:2]}, ValueError, r"number must be.*shape \(5,\)"),
+    (lambda t: {"number": t["number"].int()}, ValueError, "number must be torch.int64"),
+    (lambda t: {"seed": t["number"]}, ValueError, r"seed must be.*shape \(\)"),
+    (lambda t: {"count": t["count"].int()}, ValueError, "count must be torch.int64"),
+)
+
+IMAGE_POOL = Op(
+    name="image_pool",
+    public=image_pool,
+    oracle=oracles.image_pool,
+    variants={
+        "full": {"capacity": 2, "stored": 2},
+        "filling": {"capacity": 50, "stored": 0},
+        "becoming full": {"capacity": 3, "stored": 1},
+        "one": {"capacity": 1, "stored": 0},
+    },
+    shapes=POOL_SHAPES,
+    nets=(("full", (1, 3, 256, 256)), ("filling", (2, 3, 256, 256))),
+    main=("full", "becoming full"),
+    make=make_pool,
+    differentiable=False,
+    mutated=("pool", "count"),
+    exact=("y", "pool", "count"),
+    unsupported=POOL_UNSUPPORTED,
+)
+
+UNDO_IMAGE_POOL = Op(
+    name="undo_image_pool",
+    public=undo_image_pool,
+    oracle=oracles.undo_image_pool,
+    variants={
+        "full": {"capacity": 2, "stored": 2, "shut": True},
+        "becoming full": {"capacity": 3, "stored": 1, "shut": True},
+        "kept": {"capacity": 3, "stored": 1, "shut": False},
+    },
+    shapes=POOL_SHAPES,
+    nets=(("full", (1, 3, 256, 256)),),
+    main=("full",),
+    make=make_undo,
+    outputs=(),
+    differentiable=False,
+    mutated=("pool", "count"),
+    exact=("pool", "count"),
+    unsupported=(
+        *POOL_UNSUPPORTED,
+        (lambda t: {"shut": t["shut"].int()}, ValueError, "shut must be torch.bool"),
+    ),
+)
+
+AUGMENT = Op(
+    name="augment",
+    public=augment,
+    oracle=oracles.augment,
+    variants={
+        "tanh": {},
+        "tanh pad 3": {"pad": 3},
+        "0 to 255": {"zero": 0.0, "scale": 1.0},
+        "0 to 255 pad 1": {"zero": 0.0, "scale": 1.0, "pad": 1},
+    },
+    shapes=((3, 3, 6, 7), (2, 3, 9, 7), (1, 63, 17, 13), (3, 1, 4, 6), (2, 4, 33, 31)),
+    nets=(("tanh", (1, 3, 256, 256)), ("tanh pad 3", (2, 3, 256, 256))),
+    main=("tanh", "tanh pad 3"),
+    make=make_augment,
+    differentiable=False,
+    exact=("y",),
+    bad=(
+        (lambda t: {"pad": 6}, ValueError, "more than 6 pixels, got 6 x 7"),
+        (lambda t: {"pad": -1}, ValueError, "pad=-1"),
+    ),
+    unsupported=(
+        (lambda t: {"dtype": torch.int32}, TypeError, "dtype=torch.int32"),
+        (lambda t: {"pixels": t["pixels"].T}, ValueError, "pixels must be"),
+        (lambda t: {"top": t["top"].int()}, ValueError, "top must be int64"),
+        (lambda t: {"flip": t["flip"][:2]}, ValueError, "flip must be int64 or bool"),
+    ),
+)
+
+OPS = (
+    INSTANCE_NORM,
+    INSTANCE_NORM_PAD,
+    REFLECTION_PAD,
+    IMAGE_POOL,
+    UNDO_IMAGE_POOL,
+    AUGMENT,
+)

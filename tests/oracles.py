@@ -4,6 +4,8 @@ Each takes the arrays and options of the op's public function by name, and the g
 outputs, and returns outputs and gradients by name: ``y``, and ``dx`` for the input ``x``.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 PIXELS = (2, 3)
@@ -73,3 +75,66 @@ def instance_norm(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Array
     g = _act_grad(z, fold(dys[0], width) + sum(dys[1:]), act, slope)
     grads = _norm_grads(xhat, std, g, weight, PIXELS) | {"dresidual": g}
     return {"y": pad(y, width), "skip": y} | grads
+
+
+def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]:
+    """Philox-4x32-10: four words from four and two."""
+    c, k = [np.uint64(x) for x in counter], [np.uint64(x) for x in key]
+    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    for _ in range(10):
+        p0, p1 = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
+        c = [(p1 >> shift) ^ c[1] ^ k[0], p1 & low, (p0 >> shift) ^ c[3] ^ k[1], p0 & low]
+        k = [(k[0] + np.uint64(0x9E3779B9)) & low, (k[1] + np.uint64(0xBB67AE85)) & low]
+    return [int(x) for x in c]
+
+
+def _places(arrays: Arrays, options: dict, stored: int) -> list[tuple[int, bool] | None]:
+    """For each image where it is stored, and whether something was there; None if it is not."""
+    capacity, key = len(arrays["pool"]), (int(arrays["seed"]), options["stream"])
+    found: list[tuple[int, bool] | None] = []
+    for number in arrays["number"].tolist():
+        coin, drawn, *_ = philox((number & 0xFFFFFFFF, number >> 32, 0, 0), key)
+        if stored < capacity:
+            found.append((stored, False))
+            stored += 1
+        else:
+            found.append((drawn * capacity >> 32, True) if coin >= 2**31 else None)
+    return found
+
+
+def image_pool(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
+    """The loop over the images of the batch."""
+    pool, y, count = arrays["pool"].copy(), arrays["images"].copy(), int(arrays["count"])
+    for k, stored in enumerate(_places(arrays, options, count)):
+        if stored is not None:
+            place, full = stored
+            if full:
+                y[k] = pool[place]
+            pool[place] = arrays["images"][k]
+            count += not full
+    return {"y": y, "pool": pool, "count": np.array(count)}
+
+
+def undo_image_pool(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
+    """That loop backwards."""
+    pool, count, before = arrays["pool"].copy(), arrays["count"], arrays["before"]
+    if arrays["shut"]:
+        for k, stored in reversed(list(enumerate(_places(arrays, options, int(before))))):
+            if stored is not None:
+                place, full = stored
+                pool[place] = arrays["out"][k] if full else 0
+        count = before
+    return {"pool": pool, "count": count}
+
+
+def augment(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
+    """A slice of each image, flipped and scaled."""
+    (h, w), windows = options["size"], []
+    plan = [arrays[name].tolist() for name in ("offset", "width", "top", "left", "flip")]
+    for offset, width, top, left, flip in zip(*plan, strict=True):
+        rows = arrays["pixels"][offset + top * width :][: h * width].reshape(h, width, -1)
+        window = rows[:, left : left + w]
+        windows.append(window[:, ::-1] if flip else window)
+    x = np.stack(windows).transpose(0, 3, 1, 2).astype(np.float64)
+    x = (x - options.get("zero", 127.5)) * options.get("scale", 2 / 255)
+    return {"y": pad(x, options.get("pad", 0))}

