@@ -67,8 +67,8 @@ def test_sizes_inside_for_256_pixels(padding, sides, monkeypatch):
 
     monkeypatch.setattr(johnson.F, "conv2d", watched)
     y = JohnsonGenerator(ngf=1, padding=padding)(torch.rand(1, 3, 256, 256))
-    first, *middle, last = seen
-    assert (first, last) == ((336, 256) if padding == "start" else (256, 256))
+    first, *middle, _ = seen
+    assert first == (336 if padding == "start" else 256)
     assert [middle[0], middle[1], *middle[3::2], y.shape[-1]] == sides
     assert START == 40
 

@@ -1,5 +1,7 @@
 """Presets are data: what they set is told, flags override it, contradictions are one clear line."""
 
+import shlex
+
 import pytest
 
 from fastcyclegan import command, train
@@ -7,6 +9,7 @@ from fastcyclegan.config import TrainConfig
 from fastcyclegan.errors import UserError
 from fastcyclegan.options import parse_explicit
 from fastcyclegan.presets import ABOUT, IMPLIED, PRESETS, apply_preset, blame, told
+from house_rules import ROOT
 
 FIELDS = TrainConfig.__dataclass_fields__
 
@@ -103,6 +106,18 @@ def test_list_presets_shows_all_and_trains_nothing(here, capsys):
         for option, value in values.items():
             assert (option if value is True else f"{option} {value}") in out
     assert not (here / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_readme_has_a_command_for_each(name):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith(f"| `{name}` |"))
+    _, _, module, *words = shlex.split(row.rsplit("`", 2)[1])
+    assert module == "fastcyclegan.train"
+    config, explicit = parse(*words)
+    config = apply_preset(config, explicit)
+    train.check(config)
+    assert {k: getattr(config, k) for k in PRESETS[name]} == PRESETS[name]
 
 
 def test_contradicting_flags_are_explained(here):

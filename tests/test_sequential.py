@@ -150,3 +150,23 @@ def test_bf16_copies_follow_the_masters():
     for weights in model.weights.values():
         for master, narrow in zip(weights.masters, weights.copies, strict=True):
             assert torch.equal(narrow, master.bfloat16())
+
+
+@pytest.mark.parametrize("implementation", STEPS)
+def test_a_step_that_is_not_finite_changes_nothing(implementation):
+    """A pixel that is not a number: weights, moments, pools and statistics stay as they were."""
+    model, calm = make_model(norm="batch"), make_model(norm="batch")
+    step = STEPS[implementation]
+    for each in (model, calm):
+        step(each, *batch(0, 2))
+    A, B, number = batch(1, 2)
+    A[1, 0, 3, 3] = float("nan")
+    row = step(model, A, B, number)
+    assert not torch.isfinite(row).all() and model.gate.read().count == 1
+    rows = [step(each, *batch(2, 2)) for each in (model, calm)]
+    assert torch.equal(*rows)
+    ours, theirs = train_state(model), train_state(calm)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    for name, net in calm.networks.items():
+        state = model.networks[name].state_dict()
+        assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())

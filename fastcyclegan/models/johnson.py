@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastcyclegan.models.folded import conv_from_few, conv_to_few
 from fastcyclegan.models.layers import Layer, normalise, pad_image
 from fastcyclegan.models.network import Network, Pieces
 from fastcyclegan.models.output import to_pixels
@@ -30,9 +31,8 @@ def enter(x: torch.Tensor, layers: Sequence[Layer], padding: str, training: bool
     h = H / 4 with padding ``each``; ``start`` reflects START pixels first: h = (H + 2 START) / 4.
     """
     first, down1, down2 = layers
-    reflected, zeros = (START, 4) if padding == "start" else (4, 0)
-    x = pad_image(x, reflected, "reflect", first)
-    x = F.conv2d(x, first.weight, first.bias, padding=zeros)
+    x = pad_image(x, START, "reflect", first) if padding == "start" else x
+    x = conv_from_few(_framed(x, padding, first), first.weight, first.bias)
     x = normalise(x, first, "relu", training)
     for layer in (down1, down2):
         x = F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
@@ -62,8 +62,13 @@ def leave(
         up = {"stride": 2, "padding": 1, "output_padding": 1}
         x = F.conv_transpose2d(x, layer.weight, layer.bias, **up)
         x = normalise(x, layer, "relu", training)
-    x = pad_image(x, 4, "zero" if padding == "start" else "reflect", last)
-    return to_pixels(F.conv2d(x, last.weight, last.bias), pixel_range)
+    x = conv_to_few(_framed(x, padding, last), last.weight, last.bias)
+    return to_pixels(x, pixel_range)
+
+
+def _framed(x: torch.Tensor, padding: str, layer: Layer) -> torch.Tensor:
+    """``x`` with what a 9x9 convolution needs around it."""
+    return pad_image(x, 4, "zero" if padding == "start" else "reflect", layer)
 
 
 class JohnsonGenerator(Network):

@@ -9,9 +9,8 @@ The losses are those of ``cyclegan.py``, but each generator is moved alone, by::
 so that both cycles are in both losses. Every update computes its forward anew, with the networks as
 the update before left them; a discriminator is shown the fakes of its own generator's update. Each
 network has an Adam of its own. The cycle loss that is reported is that of the own generator's
-update. From the first update on whose loss or gradients are not finite, nothing moves
-(``gate.py``).
-Source: the article of hardikbansal/CycleGAN, see docs/article.md.
+update. Nothing moves from the first update on whose loss or gradients are not finite
+(``gate.py``). Source: the article of hardikbansal/CycleGAN, see docs/article.md.
 
 ``reference_step`` and ``fused_step`` are to each other what they are in ``cyclegan.py``.
 """
