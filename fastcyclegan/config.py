@@ -24,7 +24,9 @@ class TrainConfig:
     MAPPED: ClassVar[Mapping[str, Sequence[str]]] = MAPPED
     REMOVED: ClassVar[Mapping[str, str]] = REMOVED
 
-    dataroot: str | None = option(None, "folder with trainA, trainB and perhaps testA, testB")
+    dataroot: str | None = option(
+        None, "folder with trainA, trainB and perhaps testA, testB; for a DCGAN, of images"
+    )
     dataroot_A: str | None = option(None, "folder of domain A's images, instead of --dataroot")
     dataroot_B: str | None = option(None, "folder of domain B's images, instead of --dataroot")
     name: str | None = option(None, "run name; without it the next number, or the run to continue")
@@ -34,7 +36,7 @@ class TrainConfig:
     )
     list_presets: bool = option(False, "show what each preset sets, and train nothing")
     model: str = option(
-        "cycle_gan", "what is trained", choices=["cycle_gan"], refused=REFUSED_MODELS
+        "cycle_gan", "what is trained", choices=["cycle_gan", "dcgan"], refused=REFUSED_MODELS
     )
     direction: str = option("AtoB", "which domain is called A", choices=["AtoB", "BtoA"])
     input_nc: int = option(3, "channels of domain A: 1 grey, 3 RGB, 4 RGBA", choices=[1, 3, 4])
@@ -48,6 +50,10 @@ class TrainConfig:
     n_layers_D: int = option(3, "layers of --netD n_layers", low=1, high=8)
     ngf: int = option(64, "generator width", low=1, high=1024)
     ndf: int = option(64, "discriminator width", low=1, high=1024)
+    nz: int = option(100, "length of a DCGAN's noise", low=1, high=4096)
+    ema: float = option(
+        0.0, "average a DCGAN's generator, by this share of the last; 0: off", low=0.0, high=0.99999
+    )
     norm: str = option("instance", "normalisation", choices=["instance", "batch", "none"])
     padding: str = option("reflect", "of residual blocks", choices=["reflect", "replicate", "zero"])
     johnson_padding: str = option(
@@ -69,7 +75,14 @@ class TrainConfig:
     preprocess: str = option(
         "resize_and_crop",
         "how images are brought to size",
-        choices=["resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"],
+        choices=[
+            "resize_and_crop",
+            "crop",
+            "scale_width",
+            "scale_width_and_crop",
+            "none",
+            "resize_and_center_crop",
+        ],
     )
     load_size: int = option(286, "pixels: images are scaled to this", low=4, high=16384)
     crop_size: int = option(256, "pixels: then cropped to this", low=16, high=16384)
@@ -185,6 +198,39 @@ class CheckpointConfig:
     )
     run: str = positional("a run folder")
     keep: int = option(3, "newest sound checkpoints that prune leaves; milestones stay too", low=1)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Options of ``python -m fastcyclegan.sample``."""
+
+    weights: str = required("a .safetensors or .pth file of a DCGAN's generator, or a run folder")
+    output: str = required("the picture to write; with --interpolate a .webp file")
+    num: int = option(64, "images in the picture", low=1, high=4096)
+    seed: int = option(
+        0, "of the noise; a training's own gives its previews", low=0, high=2**32 - 1
+    )
+    interpolate: bool = option(False, "write an animation: every image walks through the noise")
+    frames: int = option(48, "frames of the animation", low=4, high=1000)
+    fps: int = option(12, "frames per second", low=1, high=60)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    overwrite: bool = option(False, "replace a file that exists at the output")
+
+
+# Sizes in pixels of the images that a DCGAN can make.
+DCGAN_SIZES = (16, 32, 64, 128, 256)
+
+# Options that mean nothing to the other system.
+ONLY_OF: dict[str, frozenset[str]] = {
+    "cycle_gan": frozenset(
+        (
+            *("dataroot_A", "dataroot_B", "direction", "input_nc", "netG", "netD", "n_layers_D"),
+            *("norm", "padding", "johnson_padding", "dropout", "upsample", "residual_relu"),
+            *("updates", "gan_mode", "pool_size", "lambda_A", "lambda_B", "lambda_identity"),
+        )
+    ),
+    "dcgan": frozenset({"nz", "ema"}),
+}
 
 
 def generator_depth(netG: str) -> tuple[str, int]:

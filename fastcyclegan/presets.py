@@ -14,6 +14,22 @@ ABOUT: dict[str, str] = {
     "article": "hardikbansal's CycleGAN as its article has it; docs/article.md",
     "johnson": "CycleGAN with the generator of fast style transfer",
     "small": "64 px, minutes on two CPU cores; the default on a CPU without data",
+    "dcgan": "images from noise, 64 px, as pytorch/examples has it; --model dcgan says the same",
+    "dcgan_small": "32 px, minutes on two CPU cores; the default of --model dcgan there",
+}
+
+_DCGAN = {
+    "model": "dcgan",
+    "preprocess": "resize_and_center_crop",
+    "load_size": 64,
+    "crop_size": 64,
+    "no_flip": True,
+    "batch_size": 128,
+    "n_epochs": 25,
+    "n_epochs_decay": 0,
+    "print_freq": 6400,
+    "display_freq": 12800,
+    "save_epoch_freq": 1,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -80,10 +96,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "display_freq": 100,
         "save_every_steps": 350,
     },
+    "dcgan": _DCGAN,
+    "dcgan_small": _DCGAN
+    | {
+        "ngf": 32,
+        "ndf": 32,
+        "load_size": 32,
+        "crop_size": 32,
+        "batch_size": 64,
+        "steps": 1200,
+        "fit_schedule": True,
+        "save_every_steps": 600,
+    },
 }
 
 # What an option's value means for the default of others.
-IMPLIED: dict[tuple[str, str], dict[str, Any]] = {("netG", "johnson"): {"ngf": 32}}
+IMPLIED: dict[tuple[str, str], dict[str, Any]] = {
+    ("netG", "johnson"): {"ngf": 32},
+    ("model", "dcgan"): _DCGAN,
+}
 
 
 def apply_preset(config: Config, explicit: frozenset[str]) -> Config:

@@ -1,4 +1,4 @@
-"""Train a CycleGAN: ``python -m fastcyclegan.train --dataroot FOLDER --compile``."""
+"""Train a CycleGAN, or a DCGAN: ``python -m fastcyclegan.train --dataroot FOLDER --compile``."""
 
 import sys
 from collections.abc import Sequence
@@ -6,7 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastcyclegan import command
-from fastcyclegan.config import TrainConfig, generator_depth, profile_window
+from fastcyclegan.config import (
+    DCGAN_SIZES,
+    ONLY_OF,
+    TrainConfig,
+    generator_depth,
+    profile_window,
+)
 from fastcyclegan.errors import UserError
 from fastcyclegan.options import check_ranges, parse_explicit
 from fastcyclegan.presets import apply_preset, blame, listing, told
@@ -21,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     if config.list_presets:
         print(listing())
         return command.DONE
-    _resolve(config, explicit)
+    model = _resolve(config, explicit).model
     from rich.console import Console
 
     from fastcyclegan.device import resolve_device
@@ -31,23 +37,33 @@ def main(argv: Sequence[str]) -> int:
     device = resolve_device(config.device)
     toy = (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None)
     if toy and config.preset is None and device.type == "cpu":
-        config = replace(config, preset="small")
-        console.print("no --dataroot and no GPU: using --preset small (--help lists all options)")
+        config = replace(config, preset={"cycle_gan": "small", "dcgan": "dcgan_small"}[model])
+        console.print(
+            f"no --dataroot and no GPU: using --preset {config.preset} (--help lists all options)"
+        )
     if config.preset:
         console.print(told(config, explicit), soft_wrap=True)
     config = _resolve(config, explicit)
     if config.init_from:
-        from fastcyclegan.steps.initial import adopt
+        from fastcyclegan.systems import SYSTEMS
 
-        config, adopted = adopt(config, explicit)
+        config, adopted = SYSTEMS[config.model].adopt(config, explicit)
         console.print(adopted, soft_wrap=True)
         check(config)
     return train(config, device, console)
 
 
 def _resolve(config: TrainConfig, explicit: frozenset[str]) -> TrainConfig:
-    """``config`` with its preset, checked. Raises UserError, which says what the preset had set."""
+    """``config`` with its preset, checked. Raises UserError, which says what the preset had set.
+
+    A DCGAN's images are scaled to the size that they are then cropped to, unless told otherwise.
+    """
     config = apply_preset(config, explicit)
+    if config.model == "dcgan" and "load_size" not in explicit:
+        config = replace(config, load_size=config.crop_size)
+    for system, names in ONLY_OF.items():
+        for name in sorted(names & explicit) if system != config.model else ():
+            raise UserError(f"--{name}: --model {config.model} has none; leave it out")
     try:
         check(config)
     except UserError as problem:
@@ -58,13 +74,13 @@ def _resolve(config: TrainConfig, explicit: frozenset[str]) -> TrainConfig:
 def check(config: TrainConfig) -> None:
     """Raise UserError for options that contradict each other."""
     check_ranges(config)
-    _check_generator(config)
+    _CHECKS[config.model](config)
     if config.name is not None:
         valid_name(config.name)
     if config.resume_force and config.name is None:
         raise UserError("--resume_force needs --name: the run to continue")
     require_place(Path(config.checkpoints_dir))
-    scaled = config.preprocess in ("resize_and_crop", "scale_width_and_crop")
+    scaled = config.preprocess.endswith("_crop")
     if scaled and config.load_size < config.crop_size:
         raise UserError(
             f"--load_size {config.load_size} is smaller than --crop_size {config.crop_size}"
@@ -73,11 +89,6 @@ def check(config: TrainConfig) -> None:
         raise UserError("--fit_schedule needs --steps: the number of steps to fit into")
     if config.n_epochs + config.n_epochs_decay == 0:
         raise UserError("--n_epochs 0 and --n_epochs_decay 0: nothing to train")
-    if config.lambda_identity > 0 and config.input_nc != config.output_nc:
-        raise UserError(
-            f"--input_nc {config.input_nc} and --output_nc {config.output_nc} differ: the identity "
-            "loss needs --lambda_identity 0"
-        )
     if config.compile_scope != "block" and not config.compile:
         raise UserError(f"--compile_scope {config.compile_scope} needs --compile")
     if config.impl == "reference" and config.compile:
@@ -100,7 +111,12 @@ _PARTIAL = {
 }
 
 
-def _check_generator(config: TrainConfig) -> None:
+def _check_cyclegan(config: TrainConfig) -> None:
+    if config.lambda_identity > 0 and config.input_nc != config.output_nc:
+        raise UserError(
+            f"--input_nc {config.input_nc} and --output_nc {config.output_nc} differ: the identity "
+            "loss needs --lambda_identity 0"
+        )
     family, depth = generator_depth(config.netG)
     multiple = 2**depth if family == "unet" else 4
     # previews are squares of crop_size even where the training images are not
@@ -113,6 +129,25 @@ def _check_generator(config: TrainConfig) -> None:
         if value != default and family not in families:
             shown = f"--{name}" if value is True else f"--{name} {value}"
             raise UserError(f"{shown}: {config.netG} has none; leave it out")
+
+
+def _check_dcgan(config: TrainConfig) -> None:
+    if config.crop_size not in DCGAN_SIZES:
+        *others, last = DCGAN_SIZES
+        raise UserError(
+            f"--crop_size {config.crop_size}: a DCGAN makes images of "
+            f"{', '.join(map(str, others))} or {last} pixels"
+        )
+    if not config.preprocess.endswith("crop"):
+        raise UserError(
+            f"--preprocess {config.preprocess}: a DCGAN needs images of one size; use one that "
+            "ends in crop"
+        )
+    if config.lr_policy == "plateau":
+        raise UserError("--lr_policy plateau: no loss of a DCGAN is meant to fall; use linear")
+
+
+_CHECKS = {"cycle_gan": _check_cyclegan, "dcgan": _check_dcgan}
 
 
 if __name__ == "__main__":

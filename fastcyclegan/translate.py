@@ -118,7 +118,9 @@ def _check_channels(weights: Path, net: Network) -> None:
     for name in ("input_nc", "output_nc"):
         channels = net.arch.get(name)
         if channels is None:
-            raise UserError(f"{printable(weights)} makes images from noise: it takes none")
+            raise UserError(
+                f"{printable(weights)} makes images from noise: use python -m fastcyclegan.sample"
+            )
         if channels not in CHANNELS:
             raise UserError(
                 f"{printable(weights)} has {name} {channels}, but image files have 1, 3 or 4 "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # One stream per use, so that two uses never share a number.
-ORDER, SAMPLE_A, SAMPLE_B, POOL_A, POOL_B, MIX_A, MIX_B = range(7)
+ORDER, SAMPLE_A, SAMPLE_B, POOL_A, POOL_B, MIX_A, MIX_B, NOISE, FIXED_NOISE = range(9)
 
 _ROUNDS = 10
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
@@ -53,7 +53,7 @@ def philox_ref(seed: int | Tensor, stream: int | Tensor, counter: Tensor) -> Wor
 
     Args:
         seed: any integer, or a 0-D int64 tensor; its low 32 bits are used.
-        stream: one of ORDER .. MIX_B, or an int64 tensor of them that broadcasts with ``counter``.
+        stream: one of ORDER .. FIXED_NOISE, or an int64 tensor that broadcasts with ``counter``.
         counter: int64 tensor of any shape and device, values in [0, 2**63).
 
     Returns:
@@ -71,3 +71,29 @@ def uniform(r: Tensor) -> Tensor:
 def randint(r: Tensor, n: int | Tensor) -> Tensor:
     """int64 in [0, n) from random words; n < 2**31, an int or an int64 tensor that broadcasts."""
     return (r * n) >> 32
+
+
+def normal_ref(seed: int, stream: int, number: Tensor, length: int) -> Tensor:
+    """Rows of standard normal numbers, each a function of (seed, stream, its number) alone.
+
+    Two words r, s give sqrt(-2 ln u) cos(2 pi v) and the same with sin, where u in (0, 1] and v in
+    [0, 1) are their upper 24 bits. Source: Box and Muller (1958). Devices may differ in the last
+    bits of the logarithm and the waves.
+
+    Args:
+        seed, stream: as for :func:`philox_ref`.
+        number: (N,) int64, in [0, 2**63 / length).
+        length: numbers per row.
+
+    Returns:
+        (N, length) float32, at most 5.8 in size.
+    """
+    blocks = -(-length // 4)
+    counter = number.view(-1, 1) * blocks + torch.arange(blocks, device=number.device)
+    words = philox_ref(seed, stream, counter)
+    pairs = []
+    for r, s in (words[:2], words[2:]):
+        radius = torch.sqrt(-2 * torch.log(uniform(r) + 2.0**-24))
+        angle = 2 * torch.pi * uniform(s)
+        pairs += [radius * torch.cos(angle), radius * torch.sin(angle)]
+    return torch.stack(pairs, dim=-1).flatten(1)[:, :length]

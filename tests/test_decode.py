@@ -324,3 +324,24 @@ def test_real_photographs():
     for i in (0, 49):
         want = Image.open(scan.files[i]).convert("RGB").resize((286, 286), Image.BICUBIC)
         assert np.array_equal(images.image(i).numpy(), np.asarray(want))
+
+
+@pytest.mark.parametrize("size", [(40, 60), (61, 40), (33, 33), (16, 900)])
+def test_resize_and_center_crop_is_torchvisions(tmp_path, size):
+    """The shorter side to load_size with Pillow's bilinear filter, then the centre."""
+    height, width = size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "0.png")
+    images = decode_domain(
+        scan_folder(tmp_path), preprocess="resize_and_center_crop", load_size=20, crop_size=16
+    )
+    image = Image.fromarray(pixels)
+    if width > 8 * height:  # of a long image only the middle is looked at
+        left = round((width - 8 * height) / 2)
+        image = image.crop((left, 0, left + 8 * height, height))
+    short, long = sorted(image.size)
+    scaled = {short: 20, long: int(20 * long / short)}
+    image = image.resize(tuple(scaled[x] for x in image.size), Image.Resampling.BILINEAR)
+    left, top = round((image.width - 16) / 2.0), round((image.height - 16) / 2.0)
+    wanted = np.asarray(image)[top : top + 16, left : left + 16]
+    assert np.array_equal(images.image(0).numpy(), wanted)

@@ -12,7 +12,7 @@ from fastcyclegan.options import parse_explicit
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.steps.assembly import make_networks
-from fastcyclegan.steps.initial import adopt
+from fastcyclegan.steps.initial import CYCLEGAN, adopt
 from tiny_runs import final_state, run_on_data
 
 G = {"class": "ResnetGenerator", "ngf": 3, "n_blocks": 2}
@@ -32,7 +32,7 @@ def adopted(folder, *words):
     config, explicit = parse_explicit(
         TrainConfig, "train", "Train.", ["--init_from", str(folder), *words]
     )
-    return adopt(config, explicit)
+    return adopt(config, explicit, CYCLEGAN)
 
 
 @pytest.mark.parametrize(

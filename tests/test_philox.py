@@ -63,10 +63,10 @@ def test_randint_covers_its_range_evenly():
 def test_streams_have_their_own_numbers():
     counter = torch.arange(100)
     pairs = (philox.SAMPLE_A, philox.SAMPLE_B, philox.POOL_A, philox.POOL_B)
-    streams = (philox.ORDER, *pairs, philox.MIX_A, philox.MIX_B)
+    streams = (philox.ORDER, *pairs, philox.MIX_A, philox.MIX_B, philox.NOISE, philox.FIXED_NOISE)
     words = torch.cat([torch.cat(philox.philox_ref(0, s, counter)) for s in streams])
-    assert streams == (0, 1, 2, 3, 4, 5, 6)
-    assert len(words.unique()) == 2800
+    assert streams == tuple(range(9))
+    assert len(words.unique()) == 3600
 
 
 TRITON = """
@@ -112,3 +112,29 @@ def test_same_bits_on_cuda():
         philox.philox_ref(7, 2, counter.cuda()), philox.philox_ref(7, 2, counter), strict=True
     ):
         assert torch.equal(word.cpu(), want)
+
+
+def test_normal_numbers_are_those_of_the_formula():
+    """Box and Muller's formula in NumPy, fp64, for each row and place alone."""
+    rows = philox.normal_ref(9, philox.NOISE, torch.tensor([0, 3, 2**40]), 6)
+    for row, number in zip(rows.tolist(), (0, 3, 2**40), strict=True):
+        wanted = []
+        for block in range(2):
+            counter = torch.tensor(number * 2 + block)
+            words = [int(w) >> 8 for w in philox.philox_ref(9, philox.NOISE, counter)]
+            for r, s in (words[:2], words[2:]):
+                radius = np.sqrt(-2 * np.log((r + 1) / 2**24))
+                wanted += [radius * np.cos(2 * np.pi * s / 2**24)]
+                wanted += [radius * np.sin(2 * np.pi * s / 2**24)]
+        np.testing.assert_allclose(row, wanted[:6], rtol=0, atol=2e-6)
+
+
+def test_normal_numbers_are_normal_and_independent():
+    """Moments, tails and correlations of 400,000, within five of their standard errors."""
+    x = philox.normal_ref(1, philox.NOISE, torch.arange(4000), 100).double()
+    n = x.numel()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(float((x**power).mean()) - moment) < 5 * (variance / n) ** 0.5
+    assert abs(float((x.abs() > 2).double().mean()) - 0.0455) < 5 * (0.0455 / n) ** 0.5
+    between = torch.corrcoef(x.T) - torch.eye(100)
+    assert float(between.abs().max()) < 6 / 4000**0.5

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fastcyclegan.errors import UserError
-from fastcyclegan.runs.previews import MAX_WIDTH, save_preview
+from fastcyclegan.runs.previews import MAX_WIDTH, grid, save_preview
 
 
 def flat(colour, count=1, height=32, width=32):
@@ -98,3 +98,12 @@ def test_no_image_and_no_folder_are_refused(tmp_path):
 def test_rgba_is_shown_without_its_alpha(path):
     image = picture(path, {"a": flat((9, 80, 7, 0))})
     assert (image == (9, 80, 7)).all(-1).sum() == 32 * 32
+
+
+def test_a_grid_is_filled_row_by_row():
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) + np.full((5, 4, 6, 3), 100, np.uint8)
+    picture = grid(images, columns=3)
+    assert picture.shape == (2 * 6 - 2, 3 * 8 - 2, 3)
+    assert (picture[:4, 8:14] == 101).all() and (picture[6:, :6] == 103).all()
+    assert (picture[6:, 16:] == 32).all() and (picture[4:6] == 32).all()
+    assert (grid(images[:, :, :, [0, 1, 2, 0]], 3)[4:6] == 0).all()

@@ -9,7 +9,7 @@ from fastcyclegan.data import sampler
 from fastcyclegan.data.decode import decode_domain
 from fastcyclegan.data.image_set import ImageSet
 from fastcyclegan.data.images import to_uint8
-from fastcyclegan.data.sampler import PairSampler, epoch_order
+from fastcyclegan.data.sampler import ImageSampler, epoch_order
 from fastcyclegan.data.scan import scan_folder
 from fastcyclegan.errors import UserError
 from fastcyclegan.kernels.philox import ORDER, SAMPLE_A, SAMPLE_B, philox_ref
@@ -26,7 +26,8 @@ def make_set(sizes, seed=0, channels=3):
 
 def make(n_A=5, n_B=3, side=12, **options):
     options = {"crop_size": 8, **options}
-    return PairSampler(make_set([(side, side)] * n_A), make_set([(side, side)] * n_B, 1), **options)
+    sets = make_set([(side, side)] * n_A), make_set([(side, side)] * n_B, 1)
+    return ImageSampler(*sets, **options)
 
 
 def words(seed, stream, i):
@@ -42,7 +43,7 @@ def drawn(pairs, count):
 def test_windows_and_flips_follow_the_published_formula(batch_size):
     set_A = make_set([(12, 15), (20, 9), (10, 10)])
     set_B = make_set([(11, 9), (9, 30)], 1)
-    pairs = PairSampler(set_A, set_B, batch_size=batch_size, crop_size=8, seed=5)
+    pairs = ImageSampler(set_A, set_B, batch_size=batch_size, crop_size=8, seed=5)
     flipped = 0
     for step in range(6):
         batch = pairs.batch(step)
@@ -68,7 +69,7 @@ def test_equal_to_pillow_from_file_to_batch(tmp_path):
         image = Image.fromarray(rng.integers(0, 256, (50 + i, 71, 3), dtype=np.uint8))
         image.save(tmp_path / f"{i}.jpg")
     images = decode_domain(scan_folder(tmp_path), load_size=44, crop_size=40)
-    pairs = PairSampler(images, images, crop_size=40, seed=2)
+    pairs = ImageSampler(images, images, crop_size=40, seed=2)
     for step in range(4):
         index = int(pairs.indices(step)[0])
         _, r1, r2, r3 = words(2, SAMPLE_A, step)
@@ -169,7 +170,7 @@ def test_whole_images():
     same = make(crop_size=None, batch_size=2)
     assert same.uniform_size == (12, 12)
     assert same.batch(0)[0].shape == (2, 3, 12, 12)
-    mixed = PairSampler(
+    mixed = ImageSampler(
         make_set([(8, 12), (16, 4)]), make_set([(20, 8)], 1), crop_size=None, flip=False
     )
     assert mixed.uniform_size is None
@@ -182,7 +183,7 @@ def test_whole_images():
 
 
 def test_domains_may_differ_in_size_when_each_is_uniform():
-    pairs = PairSampler(
+    pairs = ImageSampler(
         make_set([(8, 12)] * 3), make_set([(16, 4)] * 2, 1), crop_size=None, batch_size=2
     )
     assert pairs.uniform_size is None
@@ -200,13 +201,13 @@ def test_refusals(options, text):
 
 def test_mixed_sizes_in_one_batch_are_refused():
     with pytest.raises(UserError, match=r"domain B have different sizes: --batch_size 2"):
-        PairSampler(make_set([(8, 8)]), make_set([(8, 8), (8, 12)]), batch_size=2, crop_size=None)
+        ImageSampler(make_set([(8, 8)]), make_set([(8, 8), (8, 12)]), batch_size=2, crop_size=None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_layout_dtype_and_channels(dtype):
     grey = make_set([(12, 12)] * 2, channels=1)
-    pairs = PairSampler(grey, make_set([(12, 12)]), crop_size=8, batch_size=2, dtype=dtype)
+    pairs = ImageSampler(grey, make_set([(12, 12)]), crop_size=8, batch_size=2, dtype=dtype)
     real_A, real_B = pairs.batch(0)
     assert real_A.shape == (2, 1, 8, 8) and real_B.shape == (2, 3, 8, 8)
     for real in (real_A, real_B):

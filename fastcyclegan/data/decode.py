@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from fastcyclegan.data.scan import Scan, map_in_threads
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
 
-PREPROCESS = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none")
+CENTRED = "resize_and_center_crop"
+PREPROCESS = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none", CENTRED)
+# Sides: what resize_and_center_crop looks at of an image that is longer.
+LONGEST = 8
 NOTE_CONSTANT = "of one constant colour"
-
-_Target = Callable[[int, int], tuple[int, int]]
 
 
 def target_size(
@@ -33,8 +35,11 @@ def target_size(
 
     resize_and_crop: load_size x load_size; crop: unchanged (the sampler cuts the window);
     scale_width, scale_width_and_crop: width load_size, height in proportion, rounded down, but at
-    least crop_size; none: both sides rounded to a multiple of 4.
+    least crop_size; none: both sides rounded to a multiple of 4; resize_and_center_crop: crop_size
+    x crop_size, cut out here.
     """
+    if preprocess == CENTRED:
+        return crop_size, crop_size
     if preprocess == "resize_and_crop":
         return load_size, load_size
     if preprocess in ("scale_width", "scale_width_and_crop"):
@@ -55,6 +60,40 @@ def check_preprocess(preprocess: str, load_size: int, crop_size: int) -> None:
         raise UserError(f"--crop_size {crop_size}: want at least 1")
     if resizes and preprocess.endswith("crop") and load_size < crop_size:
         raise UserError(f"--load_size {load_size} is smaller than --crop_size {crop_size}")
+
+
+class _Fit(NamedTuple):
+    """How images are brought to size."""
+
+    preprocess: str
+    load_size: int
+    crop_size: int
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        return target_size(height, width, *self)
+
+    def image(self, image: Image.Image) -> Image.Image:
+        if self.preprocess == CENTRED:
+            return self._centred(image)
+        height, width = self.size(image.height, image.width)
+        if image.size == (width, height):
+            return image
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+
+    def _centred(self, image: Image.Image) -> Image.Image:
+        """The shorter side to load_size, then the centre: torchvision's Resize, CenterCrop."""
+        short = min(image.size)
+        # of a very long image only the middle is enlarged, which would take gigabytes
+        image = _middle(image, *(min(side, LONGEST * short) for side in image.size))
+        width, height = (int(self.load_size * side / short) for side in image.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return _middle(image, self.crop_size, self.crop_size)
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = round((image.width - width) / 2.0), round((image.height - height) / 2.0)
+    return image.crop((left, top, left + width, top + height))
 
 
 @dataclass
@@ -107,7 +146,7 @@ def _is_constant(pixels: np.ndarray) -> bool:
     return bool((few == few[0]).all() and (pixels == pixels[0]).all())
 
 
-def _decoder(scan: Scan, slots: _Slots, target: _Target, alpha: str) -> Callable[[int], str | bool]:
+def _decoder(scan: Scan, slots: _Slots, fit: _Fit, alpha: str) -> Callable[[int], str | bool]:
     channels = slots.pixels.shape[1]
 
     def decode(i: int) -> str | bool:
@@ -116,15 +155,13 @@ def _decoder(scan: Scan, slots: _Slots, target: _Target, alpha: str) -> Callable
             image = load_image(scan.files[i], channels, alpha)
         except BadImage as error:
             return str(error)
-        h, w = target(image.height, image.width)
+        h, w = fit.size(image.height, image.width)
         rows = slots.size[i][0] * slots.size[i][1]
         if h * w != rows:
             return f"decodes to {image.width}x{image.height} pixels, its header says otherwise"
-        if image.size != (w, h):
-            image = image.resize((w, h), Image.Resampling.BICUBIC)
         slots.size[i] = (h, w)
         part = slots.pixels[slots.offset[i] : slots.offset[i] + rows]
-        part[:] = np.asarray(image).reshape(rows, channels)
+        part[:] = np.asarray(fit.image(image)).reshape(rows, channels)
         return _is_constant(part)
 
     return decode
@@ -144,12 +181,12 @@ def _close_gaps(slots: _Slots, good: list[int]) -> _Slots:
 
 
 def _decode_all(
-    scan: Scan, slots: _Slots, target: _Target, alpha: str, threads: int, max_bad: float
+    scan: Scan, slots: _Slots, fit: _Fit, alpha: str, threads: int, max_bad: float
 ) -> tuple[list[int], list[tuple[Path, str]], int]:
     bad = list(scan.quarantined)
     _refuse_bad(scan, bad, max_bad)
     good, constant = [], 0
-    decode = _decoder(scan, slots, target, alpha)
+    decode = _decoder(scan, slots, fit, alpha)
     results = map_in_threads(decode, range(len(scan.files)), threads)
     with pillow_warnings(), closing(results):
         for i, result in enumerate(results):
@@ -166,17 +203,17 @@ def _decode_scan(
     scan: Scan,
     *,
     channels: int,
-    target: _Target,
+    fit: _Fit,
     window: int,
     alpha: str,
     threads: int,
     max_bad: float,
 ) -> ImageSet:
     """As :func:`decode_domain`, of the files that the scan found and no others."""
-    sizes = [target(*size) for size in scan.sizes]
+    sizes = [fit.size(*size) for size in scan.sizes]
     _refuse_small(scan, sizes, window)
     slots = _allocate(sizes, channels)
-    good, bad, constant = _decode_all(scan, slots, target, alpha, threads, max_bad)
+    good, bad, constant = _decode_all(scan, slots, fit, alpha, threads, max_bad)
     notes = scan.notes | ({NOTE_CONSTANT: constant} if constant else {})
     names = [scan.files[i].relative_to(scan.root).as_posix() for i in good]
     return _image_set(_close_gaps(slots, good), names, bad, notes)
@@ -209,10 +246,10 @@ def decode_domain(
             window; options that contradict each other; not enough memory.
     """
     check_preprocess(preprocess, load_size, crop_size)
-    target = partial(target_size, preprocess=preprocess, load_size=load_size, crop_size=crop_size)
+    fit = _Fit(preprocess, load_size, crop_size)
     window = crop_size if preprocess.endswith("crop") else 0
     common = {"channels": channels, "alpha": alpha, "threads": threads, "max_bad": max_bad}
-    decode = partial(_decode_scan, target=target, window=window, **common)
+    decode = partial(_decode_scan, fit=fit, window=window, **common)
     images, wanted = decode(scan), len(scan.files)
     while len(images) < wanted and scan.rest:
         scan = scan.further(wanted - len(images), images.quarantined, before=len(images))

@@ -41,6 +41,13 @@ class ImageSet:
         """1 (grey), 3 (RGB) or 4 (RGBA)."""
         return self.pixels.shape[1]
 
+    @property
+    def summary(self) -> str:
+        """How many images there are and what is worth knowing of them, for people."""
+        notes = self.notes | {"passed over": len(self.quarantined)}
+        told = ", ".join(f"{count} {note}" for note, count in notes.items() if count)
+        return f"{len(self)} images ({told})" if told else f"{len(self)} images"
+
     def image(self, index: int) -> Tensor:
         """Image number ``index`` as a (H, W, C) uint8 view. Waits for the device."""
         start, h, w = (int(t[index]) for t in (self.offset, self.height, self.width))

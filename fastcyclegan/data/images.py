@@ -8,10 +8,11 @@ import os
 import stat
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -256,21 +257,43 @@ def write_image(
         UserError: the suffix is unknown, or the folder cannot be written.
     """
     path = Path(path)
-    file_format = format_of(path)
-    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+    _save(path, _as_picture(array), format_of(path), quality, **({"exif": exif} if exif else {}))
+
+
+def _as_picture(array: np.ndarray) -> Image.Image:
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def _save(
+    path: str | Path, image: Image.Image, file_format: str, quality: int, **options: Any
+) -> None:
+    path = Path(path)
     # Without fsync, unlike a checkpoint: an image can be made again.
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
         with open(temporary, "xb") as file:
-            image.save(
-                file, format=file_format, quality=quality, **({"exif": exif} if exif else {})
-            )
+            image.save(file, format=file_format, quality=quality, **options)
         os.replace(temporary, path)
     except (OSError, ValueError) as error:  # ValueError: too large for the format
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {printable(path)}: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_animation(path: str | Path, frames: Iterable[np.ndarray], milliseconds: int) -> None:
+    """Write uint8 (H, W, C) arrays of one shape, C = 1, 3 or 4, as an endless WebP animation.
+
+    The file appears complete or not at all; each frame is shown for ``milliseconds``.
+
+    Raises:
+        UserError: the suffix is not .webp, or the file cannot be written.
+    """
+    if Path(path).suffix.lower() != ".webp":
+        raise UserError(f"{printable(path)}: an animation is a .webp file")
+    first, *others = (_as_picture(frame) for frame in frames)
+    timing = {"duration": milliseconds, "loop": 0}
+    _save(path, first, "WEBP", 95, save_all=True, append_images=others, **timing)
 
 
 def to_uint8(x: Tensor, pixel_range: str = "tanh") -> Tensor:

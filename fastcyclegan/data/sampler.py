@@ -1,4 +1,4 @@
-"""Batches of unpaired images: which images, which windows and flips follow from seed and step."""
+"""Batches of images: which ones, which windows and flips follow from seed and step."""
 
 import torch
 from torch import Tensor
@@ -31,8 +31,8 @@ def _fits(device: torch.device, *sets: ImageSet) -> bool:
     return needed <= free // 2
 
 
-class PairSampler:
-    """Random pairs of batches from two domains, as the reference's unaligned data set draws them.
+class ImageSampler:
+    """Random batches from one domain, or from two as the reference's unaligned data set draws them.
 
     Image number i = step * batch_size + k belongs to epoch i // epoch_length. Domain A follows a
     permutation per epoch (modulo its length), domain B is drawn with replacement; with ``serial``
@@ -40,7 +40,7 @@ class PairSampler:
     step to step: the numbers are the same on every device and after every resume.
 
     Args:
-        set_A, set_B: the decoded domains.
+        sets: the decoded images of domain A and, if there are two, of domain B.
         batch_size: images per batch and domain. Batches run on across the ends of epochs.
         crop_size: side of the window in pixels; None for whole images.
         flip: mirror half of the images.
@@ -57,9 +57,7 @@ class PairSampler:
 
     def __init__(
         self,
-        set_A: ImageSet,
-        set_B: ImageSet,
-        *,
+        *sets: ImageSet,
         batch_size: int = 1,
         crop_size: int | None = 256,
         flip: bool = True,
@@ -77,17 +75,17 @@ class PairSampler:
         self.dtype = dtype
         self._range = PIXEL_RANGES[pixel_range][:2]
         self.device = torch.empty(0, device=device).device
-        self._sizes = [_same_size(set_A), _same_size(set_B)]
-        self._check(set_A, set_B)
+        self._sizes = tuple(map(_same_size, sets))
+        self._check(sets)
         # Drawn on the CPU: a few integers per image, which cross to the device in one copy.
-        self._tables = [torch.stack([s.offset, s.height, s.width]).cpu() for s in (set_A, set_B)]
-        on_device = data_on == "device" or (data_on == "auto" and _fits(self.device, set_A, set_B))
+        self._tables = [torch.stack([s.offset, s.height, s.width]).cpu() for s in sets]
+        on_device = data_on == "device" or (data_on == "auto" and _fits(self.device, *sets))
         self.data_device = self.device if on_device else torch.device("cpu")
-        self._pixels = [s.pixels.to(self.data_device) for s in (set_A, set_B)]
+        self._pixels = [s.pixels.to(self.data_device) for s in sets]
         self._orders: dict[int, Tensor] = {}
 
-    def _check(self, set_A: ImageSet, set_B: ImageSet) -> None:
-        for domain, images in (("A", set_A), ("B", set_B)):
+    def _check(self, sets: tuple[ImageSet, ...]) -> None:
+        for domain, images in zip("AB", sets, strict=False):
             low = int(torch.minimum(images.height, images.width).min())
             if self.crop_size is not None and low < self.crop_size:
                 raise UserError(
@@ -106,18 +104,16 @@ class PairSampler:
         return max(table.shape[1] for table in self._tables)
 
     @property
-    def sizes(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """(h, w) of every batch of domain A and of domain B; None for one where it varies."""
+    def sizes(self) -> tuple[tuple[int, int] | None, ...]:
+        """(h, w) of every batch, for each domain; None for one where it varies."""
         if self.crop_size is not None:
-            return (self.crop_size, self.crop_size), (self.crop_size, self.crop_size)
-        return self._sizes[0], self._sizes[1]
+            return ((self.crop_size, self.crop_size),) * len(self._sizes)
+        return self._sizes
 
     @property
     def uniform_size(self) -> tuple[int, int] | None:
-        """(h, w) of every batch of both domains, or None if it varies."""
-        if self.crop_size is not None:
-            return self.crop_size, self.crop_size
-        return self._sizes[0] if self._sizes[0] == self._sizes[1] else None
+        """(h, w) of every batch of all domains, or None if it varies."""
+        return self.sizes[0] if len(set(self.sizes)) == 1 else None
 
     def _order(self, first_epoch: int, last_epoch: int) -> Tensor:
         # One epoch ahead, so that at an epoch's end the permutation is there already.
@@ -134,31 +130,31 @@ class PairSampler:
     def _draw(self, step: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         first = step * self.batch_size
         i = torch.arange(first, first + self.batch_size)
-        streams = torch.tensor([[SAMPLE_A], [SAMPLE_B]])
+        lengths = [table.shape[1] for table in self._tables]
+        streams = torch.tensor([[SAMPLE_A], [SAMPLE_B]])[: len(lengths)]
         words = philox_ref(self.seed, streams, i)
         place = i % self.epoch_length
-        len_A, len_B = (table.shape[1] for table in self._tables)
         if self.serial:
-            return torch.stack([place % len_A, place % len_B]), words
+            return torch.stack([place % length for length in lengths]), words
         epoch, last = (n // self.epoch_length for n in (first, first + self.batch_size - 1))
         order = self._order(epoch, last)[i - epoch * self.epoch_length]
-        return torch.stack([order % len_A, randint(words[0][1], len_B)]), words
+        others = [randint(word, n) for word, n in zip(words[0][1:], lengths[1:], strict=True)]
+        return torch.stack([order % lengths[0], *others]), words
 
-    def indices(self, step: int) -> tuple[Tensor, Tensor]:
-        """The images of batch ``step``: two (batch_size,) int64 tensors on the CPU, A and B."""
-        index_A, index_B = self._draw(step)[0]
-        return index_A, index_B
+    def indices(self, step: int) -> tuple[Tensor, ...]:
+        """The images of batch ``step``: a (batch_size,) int64 tensor on the CPU per domain."""
+        return tuple(self._draw(step)[0])
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[Tensor, ...]:
         """Batch number ``step`` (from 0).
 
         Returns:
-            real_A, real_B: (batch_size, C, h, w) of ``dtype`` in ``pixel_range``,
-            channels_last, on ``device``. The host does not wait for the device.
+            For each domain (batch_size, C, h, w) of ``dtype`` in ``pixel_range``, channels_last, on
+            ``device``. The host does not wait for the device.
         """
         index, (_, r_top, r_left, r_flip) = self._draw(step)
         sizes, plans = [], []
-        for domain in (0, 1):
+        for domain in range(len(self._tables)):
             offset, height, width = self._tables[domain][:, index[domain]]
             size = self.uniform_size or (int(height[0]), int(width[0]))
             top = randint(r_top[domain], height - size[0] + 1)
@@ -167,8 +163,7 @@ class PairSampler:
             sizes.append(size)
             plans.append(torch.stack([offset, width, top, left, flip]))
         plan = _send(torch.stack(plans), self.data_device)
-        real_A, real_B = (self._cut(d, plan[d], sizes[d]) for d in (0, 1))
-        return real_A, real_B
+        return tuple(self._cut(d, plan[d], size) for d, size in enumerate(sizes))
 
     def _cut(self, domain: int, plan: Tensor, size: tuple[int, int]) -> Tensor:
         pixels = self._pixels[domain]

@@ -10,7 +10,7 @@ import torch
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.decode import ImageSet, decode_domain
 from fastcyclegan.data.images import NOTE_16BIT, NOTE_GREY, from_uint8
-from fastcyclegan.data.sampler import PairSampler
+from fastcyclegan.data.sampler import ImageSampler
 from fastcyclegan.data.scan import Scan, find_domains, scan_folder
 from fastcyclegan.data.toy import make_toy, toy_baselines
 from fastcyclegan.errors import UserError
@@ -72,7 +72,7 @@ def load_training_set(config: TrainConfig, say: Callable[[str], None]) -> Traini
     scans = _scans(config, roots, "train")
     set_A, set_B = (_decode(config, scan, domain) for domain, scan in zip("AB", scans, strict=True))
     for domain, images in zip("AB", (set_A, set_B), strict=True):
-        say(_found(domain, images))
+        say(f"domain {domain}: {images.summary}")
     _check_sizes(config, set_A, set_B)
     for domain, flag, images in (("A", "input_nc", set_A), ("B", "output_nc", set_B)):
         refuse_grey(images, domain, flag)
@@ -86,9 +86,9 @@ def load_training_set(config: TrainConfig, say: Callable[[str], None]) -> Traini
 
 def make_sampler(
     config: TrainConfig, images: TrainingSet, device: torch.device, dtype: torch.dtype
-) -> PairSampler:
+) -> ImageSampler:
     """The stream of training batches, in ``dtype`` on ``device``."""
-    return PairSampler(
+    return ImageSampler(
         images.set_A,
         images.set_B,
         batch_size=config.batch_size,
@@ -131,13 +131,6 @@ def _decode(config: TrainConfig, scan: Scan, domain: str, **changed: object) -> 
     channels = config.input_nc if domain == "A" else config.output_nc
     common = {"channels": channels, "alpha": config.alpha, "threads": config.num_threads}
     return decode_domain(scan, **common, **(options | changed))
-
-
-def _found(domain: str, images: ImageSet) -> str:
-    line = f"domain {domain}: {len(images.names)} images"
-    notes = images.notes | {"passed over": len(images.quarantined)}
-    told = ", ".join(f"{count} {note}" for note, count in notes.items() if count)
-    return f"{line} ({told})" if told else line
 
 
 def _check_sizes(config: TrainConfig, set_A: ImageSet, set_B: ImageSet) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastcyclegan.errors import UserError
+from fastcyclegan.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from fastcyclegan.models.johnson import JohnsonGenerator
 from fastcyclegan.models.network import Network
 from fastcyclegan.models.patchgan import NLayerDiscriminator, PixelDiscriminator
@@ -12,12 +13,16 @@ from fastcyclegan.models.unet import UnetGenerator
 _NETWORKS = (
     ResnetGenerator,
     UnetGenerator,
+    DCGANGenerator,
     JohnsonGenerator,
     NLayerDiscriminator,
     PixelDiscriminator,
+    DCGANDiscriminator,
 )
 
 __all__ = [
+    "DCGANDiscriminator",
+    "DCGANGenerator",
     "JohnsonGenerator",
     "NLayerDiscriminator",
     "Network",

@@ -5,6 +5,7 @@ from its keys and shapes.
 """
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from fastcyclegan import models
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable, write_atomic
-from fastcyclegan.models import jz
+from fastcyclegan.models import examples, jz
 from fastcyclegan.pixel_range import PIXEL_RANGES
 
 FORMAT = "fastcyclegan/1"
@@ -125,10 +126,12 @@ def _check_range(path: Path, arch: Any, own: str, wanted: str | None) -> None:
 def _load_pth(path: Path, pixel_range: str) -> tuple[nn.Module, dict[str, Any]]:
     tensors = jz.read_pth(path)
     try:
-        arch, assumed = jz.describe(tensors)
+        known = examples if examples.FIRST_KEY in tensors else jz
+        arch, assumed = known.describe(tensors)
     except ValueError as error:
         raise UserError(
-            f"{path} is none of the networks of pytorch-CycleGAN-and-pix2pix: {error}"
+            f"{path} is none of the networks of pytorch-CycleGAN-and-pix2pix, nor a DCGAN of "
+            f"pytorch/examples: {error}"
         ) from None
     if arch["class"].endswith("Generator"):
         arch["pixel_range"] = pixel_range
@@ -153,6 +156,7 @@ def load_generator(
     between those two and means nothing for a file. The network maps (N, input_nc, H, W) to
     (N, output_nc, H, W), both in ``net.pixel_range`` ([-1, 1] for tanh; ``pixel_range`` says it
     where a .pth is of another), H and W multiples of ``net.multiple``: 4 for a ResNet.
+    Of a DCGAN's folder it is G_ema, or G where there is none, and maps noise (N, nz, 1, 1).
     Raises UserError as ``load_network``, and for what is not a generator.
     """
     return open_generator(path, direction, device, pixel_range)[0]
@@ -169,24 +173,54 @@ def open_generator(
         raise UserError(f"direction {direction!r} is not known: use AtoB or BtoA")
     path = Path(path)
     if path.is_dir():
-        path = find_in_folder(path, GENERATOR_OF[direction])
+        return _generator_of_folder(path, direction, device, pixel_range)
     net, metadata = load_network(path, pixel_range)
     name = metadata["arch"]["class"]
     if not name.endswith("Generator"):
-        raise UserError(f"{path} holds a {name}, not a generator: give the file of G_A or G_B")
+        raise UserError(f"{path} holds a {name}, not a generator: give the file of G_A, G_B or G")
     return net.eval().to(device=device, memory_format=torch.channels_last), metadata
 
 
+def _generator_of_folder(
+    folder: Path, direction: str, device: torch.device | str, pixel_range: str | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """That of a DCGAN if the folder is of one, else the one of ``direction``."""
+    for path in (_in_folder(folder, name) for name in ("G_ema", "G")):
+        if path:
+            net, metadata = open_generator(path, direction, device, pixel_range)
+            if "nz" in net.arch:
+                return net, metadata
+    path = find_in_folder(folder, GENERATOR_OF[direction])
+    return open_generator(path, direction, device, pixel_range)
+
+
 def find_in_folder(folder: Path, name: str) -> Path:
-    names = f"weights/{name}.safetensors", f"{name}.safetensors", f"latest_net_{name}.pth"
-    for path in (folder / inside for inside in names):
-        if path.is_file():
-            return path
+    """The file of the network ``name`` in a run, or in a folder of another program.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = _in_folder(folder, name)
+    if path:
+        return path
     raise UserError(
-        f"{folder} has no {' or '.join(names)}: give a run folder that has saved once, a folder "
-        "of pytorch-CycleGAN-and-pix2pix, "
-        "or a .safetensors or .pth file"
+        f"{folder} has no {' or '.join(_names(name))}: give a run folder that has saved once, a "
+        "folder of pytorch-CycleGAN-and-pix2pix, or a .safetensors or .pth file"
     )
+
+
+def _names(name: str) -> tuple[str, ...]:
+    theirs = f"net{name}.pth" if len(name) == 1 else f"latest_net_{name}.pth"
+    return f"weights/{name}.safetensors", f"{name}.safetensors", theirs
+
+
+def _in_folder(folder: Path, name: str) -> Path | None:
+    """The first of ``_names`` that is there, else the last epoch that pytorch/examples saved."""
+    paths = [path for path in (folder / inside for inside in _names(name)) if path.is_file()]
+    numbered = re.compile(rf"net{name}_epoch_([0-9]+)\.pth")
+    matches = [(numbered.fullmatch(path.name), path) for path in folder.glob("net*.pth")]
+    epochs = sorted((int(match[1]), path) for match, path in matches if match)
+    return (paths or [path for _, path in epochs[-1:]] or [None])[0]
 
 
 def _check_file(path: Path) -> None:

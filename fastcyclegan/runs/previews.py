@@ -51,6 +51,22 @@ def save_preview(path: Path, rows: Mapping[str, Tensor], pixel_range: str = "tan
     write_image(path, np.asarray(picture))
 
 
+def grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """uint8 (N, H, W, C) side by side, ``columns`` in a row: uint8 (H', W', C), C as it was.
+
+    What lies between them is dark, or transparent where there is an alpha channel.
+    """
+    n, height, width, channels = images.shape
+    rows = -(-n // columns)
+    step_y, step_x = height + _SEPARATOR, width + _SEPARATOR
+    shape = rows * step_y - _SEPARATOR, min(n, columns) * step_x - _SEPARATOR, channels
+    picture = np.full(shape, 0 if channels == 4 else _BACKGROUND[0], np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * step_y, i % columns * step_x
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
 def _font(images: Mapping[str, np.ndarray]) -> ImageFont.FreeTypeFont:
     # In proportion to the images, because large pictures are looked at shrunk.
     tallest = max(x.shape[1] for x in images.values())

@@ -1,6 +1,6 @@
 """Training that starts from weights in files: ``--init_from``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from fastcyclegan.files import printable
 from fastcyclegan.models import Network
 from fastcyclegan.models.weights import find_in_folder, load_network
 
-NAMES = ("G_A", "G_B", "D_A", "D_B")
+OptionsOf = Callable[[Mapping[str, Any], TrainConfig], dict[str, Any]]
 
 
-def adopt(config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, str]:
+def adopt(
+    config: TrainConfig, explicit: frozenset[str], parts: Mapping[str, OptionsOf]
+) -> tuple[TrainConfig, str]:
     """``config`` with the networks of the files in ``init_from``, and a line that tells them.
 
     What a ``.pth`` does not tell (reflect or replicate padding, dropout of a U-Net, the pixel
@@ -23,6 +25,7 @@ def adopt(config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, s
     Args:
         config: the options.
         explicit: the names of those that the user gave.
+        parts: the networks to look at, and what options each one's ``arch`` makes of ``config``.
 
     Raises:
         UserError: a file is missing, unusable or of the wrong kind of network, or an explicit
@@ -31,7 +34,7 @@ def adopt(config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, s
     folder = Path(config.init_from or "")
     found: dict[str, Any] = {}
     assumed: dict[str, Any] = {}
-    for name, options_of in (("G_A", _generator_options), ("D_A", _discriminator_options)):
+    for name, options_of in parts.items():
         path = find_in_folder(folder, name)
         foreign = path.suffix.lower() == ".pth"
         settled = foreign or "pixel_range" in explicit
@@ -50,14 +53,15 @@ def adopt(config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, s
 
 
 def load_initial(folder: str, networks: Mapping[str, Network]) -> None:
-    """Put the weights of the files in ``folder`` into ``networks``, G_A to D_B.
+    """Put the weights of the files in ``folder`` into ``networks``, by their names.
 
     Raises:
         UserError: a file is missing or unusable, or is of another network.
     """
-    for name in NAMES:
+    pixel_range = next(iter(networks.values())).pixel_range
+    for name in networks:
         path = find_in_folder(Path(folder), name)
-        net, metadata = load_network(path, networks["G_A"].pixel_range)
+        net, metadata = load_network(path, pixel_range)
         wanted = networks[name].arch
         _check_kind(path, name, net)
         for key, value in wanted.items():
@@ -71,9 +75,11 @@ def load_initial(folder: str, networks: Mapping[str, Network]) -> None:
 
 
 def _check_kind(path: Path, name: str, net: Network) -> None:
-    kind = "Generator" if name.startswith("G") else "Discriminator"
-    if not type(net).__name__.endswith(kind):
-        raise UserError(f"--init_from: {path} holds a {type(net).__name__}, not a {kind.lower()}")
+    kind, found = "Generator" if name.startswith("G") else "Discriminator", type(net).__name__
+    of_dcgan = len(name) == 1
+    if not found.endswith(kind) or found.startswith("DCGAN") != of_dcgan:
+        wanted = f"DCGAN{kind}" if of_dcgan else kind.lower()
+        raise UserError(f"--init_from: {path} holds a {found}, not a {wanted}")
 
 
 def _generator_options(arch: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
@@ -94,6 +100,19 @@ def _discriminator_options(arch: Mapping[str, Any], config: TrainConfig) -> dict
     if arch["n_layers"] == 3 and config.netD == "basic":
         return options | {"netD": "basic"}
     return options | {"netD": "n_layers", "n_layers_D": arch["n_layers"]}
+
+
+def _dcgan_generator_options(arch: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    shape = {name: arch[name] for name in ("nz", "ngf", "output_nc")}
+    return shape | {"crop_size": arch["size"]}
+
+
+def _dcgan_discriminator_options(arch: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    return {"ndf": arch["ndf"], "output_nc": arch["input_nc"], "crop_size": arch["size"]}
+
+
+CYCLEGAN = {"G_A": _generator_options, "D_A": _discriminator_options}
+DCGAN = {"G": _dcgan_generator_options, "D": _dcgan_discriminator_options}
 
 
 def _told(folder: Path, found: Mapping[str, Any], assumed: Mapping[str, Any]) -> str:

@@ -8,9 +8,10 @@ from fastcyclegan.config import TrainConfig
 from fastcyclegan.device import Precision
 from fastcyclegan.systems.base import System
 from fastcyclegan.systems.cyclegan import CycleGANSystem
+from fastcyclegan.systems.dcgan import DCGANSystem
 
 # By the name that --model has for it.
-SYSTEMS: dict[str, type[System]] = {"cycle_gan": CycleGANSystem}
+SYSTEMS: dict[str, type[System]] = {"cycle_gan": CycleGANSystem, "dcgan": DCGANSystem}
 
 __all__ = ["SYSTEMS", "System", "make_system"]
 

@@ -67,6 +67,14 @@ class System(ABC):
     def __init__(self, config: TrainConfig, device: torch.device, precision: Precision) -> None:
         self.config, self.device, self.precision = config, device, precision
 
+    @classmethod
+    @abstractmethod
+    def adopt(cls, config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, str]:
+        """``config`` with the networks of its ``init_from``, and a line that tells them.
+
+        ``explicit`` are the names of the options that the user gave. Raises UserError.
+        """
+
     @property
     def step(self) -> Step:
         """The step function that the options ask for."""

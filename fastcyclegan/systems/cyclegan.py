@@ -12,6 +12,7 @@ from fastcyclegan.errors import UserError
 from fastcyclegan.runs.evaluation import preview_rows, psnr
 from fastcyclegan.steps import cyclegan, sequential
 from fastcyclegan.steps.assembly import check_image_sizes, make_networks, make_settings
+from fastcyclegan.steps.initial import CYCLEGAN, adopt
 from fastcyclegan.steps.losses import NAMES
 from fastcyclegan.steps.model import Step
 from fastcyclegan.systems.base import Shown, System
@@ -47,6 +48,11 @@ class CycleGANSystem(System):
         """The step function of ``--updates`` and ``--impl``."""
         steps = sequential.STEPS if self.config.updates == "sequential" else self.STEPS
         return steps[self.config.impl]
+
+    @classmethod
+    def adopt(cls, config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, str]:
+        """See :func:`fastcyclegan.steps.initial.adopt`."""
+        return adopt(config, explicit, CYCLEGAN)
 
     @property
     def title(self) -> str:

@@ -1,0 +1,100 @@
+"""The sample command: grids, animations, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastcyclegan import command, sample, translate
+from fastcyclegan.data.images import to_uint8
+from fastcyclegan.models import DCGANGenerator, ResnetGenerator
+from fastcyclegan.models.initialisation import init_weights
+from fastcyclegan.models.sampling import fixed_noise, generate
+from fastcyclegan.models.weights import save_network
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "G.safetensors", 3)
+    return tmp_path
+
+
+def save(path, channels: int) -> DCGANGenerator:
+    net = DCGANGenerator(6, 4, channels, 16)
+    init_weights(net, 0.3, torch.Generator().manual_seed(1))
+    save_network(path, net, step=1)
+    return net.eval()
+
+
+def run(*words: str) -> int:
+    return command.run(sample.main, ["--weights", "G.safetensors", "--device", "cpu", *words])
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_a_grid_holds_the_samples_of_the_seed(folder, channels, mode):
+    net = save(folder / "G.safetensors", channels)
+    assert run("--num", "5", "--seed", "7", "--output", "g.png") == 0
+    wanted = to_uint8(generate(net, fixed_noise(7, 5, 6))).numpy()
+    with Image.open("g.png") as picture:
+        assert picture.mode == mode and picture.size == (3 * 18 - 2, 2 * 18 - 2)
+        pixels = np.asarray(picture).reshape(34, 52, channels)
+    for i, image in enumerate(wanted):
+        top, left = i // 3 * 18, i % 3 * 18
+        assert np.array_equal(pixels[top : top + 16, left : left + 16], image)
+
+
+def test_an_animation_begins_with_the_samples_and_comes_back(folder):
+    assert run("--num", "4", "--output", "a.webp", "--interpolate", "--frames", "16") == 0
+    assert run("--num", "4", "--output", "g.webp") == 0
+    with Image.open("a.webp") as movie:
+        assert movie.n_frames == 16 and movie.info["loop"] == 0
+        frames = []
+        for i in range(16):
+            movie.seek(i)
+            frames.append(np.asarray(movie.convert("RGB")).astype(float))
+    first = np.asarray(Image.open("g.webp").convert("RGB")).astype(float)
+    steps = [np.abs(a - b).mean() for a, b in zip(frames, [*frames[1:], frames[0]], strict=True)]
+    assert np.abs(frames[0] - first).mean() < 2  # both are compressed
+    # no step, the last one home included, is a jump; four steps away it is another picture
+    assert max(steps) < 3 * np.median(steps)
+    assert np.abs(frames[0] - frames[4]).mean() > max(steps)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--output g", "--output g: give it a suffix"),
+        ("--output g.gif --interpolate", "--interpolate writes .webp files"),
+        ("--output g.xyz", "g.xyz: give it a suffix such as .png"),
+        ("--output no/g.png", "there is no folder no"),
+        ("--output R.safetensors", "--output R.safetensors exists: --overwrite replaces it"),
+        ("--output g.png --num 0", "--num 0: must be at least 1"),
+        ("--output g.png --weights none.safetensors", "none.safetensors does not exist"),
+        (
+            "--output g.png --weights R.safetensors",
+            "translates images: use python -m",
+        ),
+        ("--output g.png --weights five.safetensors", "has output_nc 5"),
+    ],
+)
+def test_bad_input_is_one_line(folder, capsys, words, said):
+    save_network(folder / "R.safetensors", ResnetGenerator(ngf=2, n_blocks=1), step=1)
+    save(folder / "five.safetensors", 5)
+    before = (folder / "G.safetensors").read_bytes()
+    assert run(*words.split()) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+    assert (folder / "G.safetensors").read_bytes() == before
+
+
+def test_weights_are_never_replaced(folder, capsys):
+    assert run("--output", "G.safetensors", "--overwrite") == 2
+    assert "--output would replace --weights" in capsys.readouterr().err
+
+
+def test_translate_sends_a_dcgan_here(folder, capsys):
+    Image.new("RGB", (16, 16)).save("i.png")
+    words = ["--weights", "G.safetensors", "--input", "i.png", "--output", "o.png"]
+    assert command.run(translate.main, words) == 2
+    assert "makes images from noise: use python -m fastcyclegan.sample" in capsys.readouterr().err

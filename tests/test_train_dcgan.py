@@ -1,0 +1,210 @@
+"""DCGAN through the train command: what a run leaves, resuming, foreign weights, bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastcyclegan import command, load_generator, train
+from fastcyclegan.models import DCGANDiscriminator, DCGANGenerator
+from fastcyclegan.models.examples import write_pth
+from fastcyclegan.runs.metrics import read_metrics
+from fastcyclegan.steps.dcgan import NAMES
+from tiny_runs import final_state, make_images
+
+TINY = [
+    *("--model", "dcgan", "--device", "cpu", "--precision", "fp32", "--ngf", "4", "--ndf", "4"),
+    *("--nz", "6", "--crop_size", "16", "--batch_size", "4"),
+    *("--print_freq", "8", "--display_freq", "16"),
+]
+# without what weights in files decide
+PLAIN = [*TINY[:6], *TINY[14:]]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Ten small colour images in ``data``, the working folder above it."""
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "data", 10, size=(24, 30))
+    return tmp_path
+
+
+def run(*words: str) -> int:
+    return command.run(train.main, [*TINY, "--dataroot", "data", *words])
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_run_leaves_what_interfaces_promise(folder, capsys):
+    assert run("--steps", "6") == 0
+    root = folder / "checkpoints/0001"
+    rows = read_metrics(root / "metrics.jsonl")
+    losses = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in losses] == [2, 4, 6]
+    assert all(np.isfinite(row[name]) for row in losses for name in NAMES)
+    assert all(0 < row[name] < 1 for row in losses for name in ("D_x", "D_G_z1", "D_G_z2"))
+    assert all(row["images"] == 4 * row["step"] and row["lr_G"] == 0.0002 for row in losses)
+    scores = [row for row in rows if row["kind"] == "eval"]
+    assert [row["step"] for row in scores] == [4, 6]
+    assert all(row["swd"] > 0 and row["diversity"] > 0 for row in scores)
+    assert sorted(p.stem for p in (root / "weights").iterdir()) == ["D", "G"]
+    with Image.open(root / "previews/step-00000006.png") as picture:
+        assert picture.height == 9 * (picture.height // 9)
+    net = load_generator(root)
+    assert net.arch == DCGANGenerator(6, 4, 3, 16).arch
+    out = capsys.readouterr().out
+    assert "10 images" in out and "DCGAN 16x16 ngf 4, fp32 on cpu, 6 steps of batch 4" in out
+    assert "sample with: python -m fastcyclegan.sample --weights checkpoints/0001" in out
+    settled = json.loads((root / "config.json").read_text())["train"]
+    assert settled["preprocess"] == "resize_and_center_crop" and settled["load_size"] == 16
+    assert settled["n_epochs"] == 25 and settled["n_epochs_decay"] == 0
+
+
+def without_time(root: Path) -> list[dict]:
+    rows = read_metrics(root / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "img_per_s"} for row in rows]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resuming_is_the_same_run(folder, precision):
+    """Bit for bit: weights, moments, statistics, the average, metrics; inside a tick."""
+    words = ["--ema", "0.9", "--precision", precision, "--preprocess", "resize_and_crop"]
+    words += ["--load_size", "20"]
+    assert run(*words, "--name", "whole", "--steps", "7") == 0
+    assert run(*words, "--name", "parts", "--steps", "3") == 0
+    assert run(*words, "--name", "parts", "--steps", "7") == 0
+    roots = [folder / "checkpoints" / name for name in ("whole", "parts")]
+    (weights, tensors, state), (weights2, tensors2, state2) = map(final_state, roots)
+    assert weights.keys() == {"G", "D", "G_ema"} and state == state2 and same(tensors, tensors2)
+    assert all(same(weights[name], weights2[name]) for name in weights)
+    rows, rows2 = (
+        [row for row in without_time(root) if row["kind"] == "train" or row["step"] == 7]
+        for root in roots
+    )
+    assert rows == rows2 and {row["kind"] for row in rows} == {"train", "eval"}
+
+
+def test_both_implementations_train_alike(folder):
+    for impl in ("fused", "reference"):
+        assert run("--impl", impl, "--name", impl, "--steps", "2") == 0
+    rows = (without_time(folder / "checkpoints" / impl)[0] for impl in ("fused", "reference"))
+    first, second = ([row[name] for name in NAMES] for row in rows)
+    assert first == pytest.approx(second, rel=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+def test_grey_and_transparent_images(folder, channels, mode):
+    for path in (folder / "data").iterdir():
+        Image.open(path).convert(mode).save(path)
+    assert run("--output_nc", str(channels), "--steps", "2") == 0
+    assert load_generator(folder / "checkpoints/0001").arch["output_nc"] == channels
+
+
+def test_transparency_lies_on_white_in_three_channels(folder):
+    for path in (folder / "data").iterdir():
+        image = Image.open(path).convert("RGBA")
+        image.putalpha(0)
+        image.save(path)
+    assert run("--steps", "2") == 2  # all white, which is grey
+    (folder / "data/0.png").unlink()
+    make_images(folder / "data/more", 1)
+    assert run("--steps", "2") == 0
+
+
+def test_weights_of_pytorch_examples_begin_a_training(folder, capsys):
+    theirs = folder / "theirs"
+    theirs.mkdir()
+    G, D = DCGANGenerator(9, 5, 3, 32), DCGANDiscriminator(3, 6, 32)
+    write_pth(theirs / "netG_epoch_7.pth", G)
+    write_pth(theirs / "netD_epoch_7.pth", D)
+    words = ["--init_from", "theirs", "--lr", "1e-12", "--steps", "1"]
+    assert command.run(train.main, [*PLAIN, "--dataroot", "data", *words]) == 0
+    trained, _, _ = final_state(folder / "checkpoints/0001")
+    for name, net in (("G", G), ("D", D)):
+        for key, value in net.named_parameters():
+            assert torch.allclose(trained[name][key], value, rtol=0, atol=1e-10)
+    assert "starting from theirs: nz 9, ngf 5, output_nc 3, crop_size 32" in capsys.readouterr().out
+    assert run(*words) == 2
+    assert "--nz 6: theirs/netG_epoch_7.pth has 9; leave it out" in capsys.readouterr().err
+    (theirs / "netD_epoch_7.pth").unlink()
+    assert command.run(train.main, [*PLAIN, "--dataroot", "data", *words]) == 2
+    assert "theirs has no weights/D.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "--crop_size 100",
+            "a DCGAN makes images of 16, 32, 64, 128 or 256 pixels",
+        ),
+        ("--preprocess none", "--preprocess none: a DCGAN needs images of one size"),
+        ("--load_size 12", "--load_size 12 is smaller than --crop_size 16"),
+        ("--lambda_A 5", "--lambda_A: --model dcgan has none; leave it out"),
+        ("--netG unet_256", "--netG: --model dcgan has none; leave it out"),
+        ("--lr_policy plateau", "--lr_policy plateau: no loss of a DCGAN is meant to fall"),
+        ("--preset small", "--preset small is not of --model dcgan"),
+        ("--output_nc 2", "--output_nc 2: not one of 1, 3, 4"),
+        ("--ema 1", "--ema 1.0: must be at most"),
+        ("--init_from nowhere", "nowhere has no weights/G.safetensors"),
+        ("--dataroot nowhere", "nowhere"),
+        ("--max_bad 0 --min_size 25", "10 of 10 images in data cannot be used"),
+    ],
+)
+def test_bad_input_is_one_line(folder, capsys, words, said):
+    assert run("--steps", "2", *words.split()) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1 and not (folder / "checkpoints").exists()
+
+
+def test_grey_images_for_a_network_of_colours(folder, capsys):
+    for path in (folder / "data").iterdir():
+        Image.open(path).convert("L").save(path)
+    assert run("--steps", "2") == 2
+    assert "all images in data are grey: give --output_nc 1 instead of 3" in capsys.readouterr().err
+
+
+def test_cyclegan_has_no_noise(folder, capsys):
+    words = ["--model", "cycle_gan", "--nz", "5", "--dataroot", "data"]
+    assert command.run(train.main, words) == 2
+    assert "--nz: --model cycle_gan has none" in capsys.readouterr().err
+
+
+def test_the_preset_is_the_model(folder, capsys):
+    words = [w for w in TINY if w not in ("--model", "dcgan")]
+    assert (
+        command.run(train.main, [*words, "--preset", "dcgan", "--dataroot", "data", "--steps", "1"])
+        == 0
+    )
+    assert "DCGAN 16x16" in capsys.readouterr().out
+
+
+def scores(name: str) -> tuple[float, float, str]:
+    rows = read_metrics(f"checkpoints/{name}/metrics.jsonl")
+    last = [row for row in rows if row["kind"] == "eval"][-1]
+    return last["swd"], last["diversity"], last
+
+
+def test_toy_images_are_learnt_a_little(folder, capsys):
+    """Seconds of training: nearer to the held-out images than at the start, and not collapsed."""
+    words = ["--model", "dcgan", "--device", "cpu", "--crop_size", "16", "--ngf", "16"]
+    assert command.run(train.main, [*words, "--ndf", "16", "--steps", "200", "--lr", "1e-3"]) == 0
+    out = capsys.readouterr().out
+    assert "using --preset dcgan_small" in out and "1024 toy images" in out
+    distance, diversity, _ = scores("0001")
+    at_start = float(out.split("at the start ")[1].split(";")[0])
+    assert distance < 0.7 * at_start and diversity > 0.25
+
+
+@pytest.mark.slow
+def test_toy_images_are_learnt(folder, capsys):
+    """The command without data: half of the untrained distance, half of the real variety."""
+    assert command.run(train.main, ["--model", "dcgan", "--device", "cpu"]) == 0
+    distance, diversity, _ = scores("0001")
+    at_start = float(capsys.readouterr().out.split("at the start ")[1].split(";")[0])
+    assert distance <= 0.5 * at_start and diversity >= 0.5
