@@ -144,6 +144,7 @@ class TrainConfig:
     milestone_epochs: int = option(50, "epochs between checkpoints kept for good; 0: none", low=0)
     max_skips: int = option(10, "steps in a row that may be not finite before going back", low=1)
     resume_force: bool = option(False, "continue --name with options that change what is computed")
+    dry_run: bool = option(False, "say what the training would take, and write nothing")
     nvtx: bool = option(False, "mark the phases of each step for Nsight; always on under it")
     profile: str | None = option(
         None, "torch: a trace of some steps, for Perfetto, in the run folder", choices=["torch"]

@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from fastcyclegan.device import resolve_device
+    from fastcyclegan.dry_run import dry_run
     from fastcyclegan.training import train
 
     console = Console(highlight=False, markup=False)
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         config, adopted = SYSTEMS[config.model].adopt(config, explicit)
         console.print(adopted, soft_wrap=True)
         check(config)
-    return train(config, device, console)
+    return (dry_run if config.dry_run else train)(config, device, console)
 
 
 def _resolve(config: TrainConfig, explicit: frozenset[str]) -> TrainConfig:

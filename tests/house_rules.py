@@ -18,17 +18,18 @@ CODE_FOLDERS = ("fastcyclegan", "kernels", "tests", "bench")
 DISTRIBUTION_OF = {"PIL": "pillow"}
 
 # A module may import from floors with a higher number, and from its own unit.
-FLOORS = {name: 0 for name in COMMANDS} | {"training": 1, "translation": 1}
-FLOORS |= {"recorder": 2, "profiling": 2}
-FLOORS |= {"skips": 3, "out_of_memory": 3, "systems": 4, "command": 4, "runs": 5, "steps": 5}
-FLOORS |= {"models": 6, "data": 6, "device": 6, "kernels": 7}
+FLOORS = {name: 0 for name in COMMANDS}
+FLOORS |= {"training": 1, "dry_run": 1, "translation": 1, "recorder": 2, "profiling": 2}
+FLOORS |= {"skips": 3, "out_of_memory": 3, "systems": 4, "command": 4}
+FLOORS |= {"runs": 5, "steps": 5}
+FLOORS |= {"models": 6, "data": 6, "device": 6, "memory": 6, "kernels": 7}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
 FREE = ("errors", "options", "config", "jz_options", "files", "pixel_range", "presets", "version")
 # The units that may use a third-party package; what is not named here may be used in all.
 ONLY_IN = {
     "triton": {"kernels"},
-    "rich": {*COMMANDS, "training", "runs"},
+    "rich": {*COMMANDS, "training", "dry_run", "runs"},
     "jinja2": {"runs"},
     "safetensors": {"recorder", "runs", "models"},
     "PIL": {*COMMANDS, "runs", "data"},

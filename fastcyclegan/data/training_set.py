@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.data.decode import ImageSet, decode_domain
+from fastcyclegan.data.decode import ImageSet, decode_domain, target_size
 from fastcyclegan.data.images import NOTE_16BIT, NOTE_GREY, from_uint8
 from fastcyclegan.data.sampler import ImageSampler
 from fastcyclegan.data.scan import Scan, find_domains, scan_folder
+from fastcyclegan.data.survey import Survey
 from fastcyclegan.data.toy import make_toy, toy_baselines
 from fastcyclegan.errors import UserError
 
-TOY_IMAGES = 16
+TOY_IMAGES, TOY_TRAINED = 16, 200
 TOY_SEED = 0
 WATCHED_IMAGES = 4
 
@@ -84,6 +85,27 @@ def load_training_set(config: TrainConfig, say: Callable[[str], None]) -> Traini
     return TrainingSet(set_A, set_B, watched, digest)
 
 
+def survey_domains(config: TrainConfig) -> Survey:
+    """What :func:`load_training_set` would find, without decoding or writing an image.
+
+    Raises:
+        UserError: a folder cannot be used; the message names it.
+    """
+    roots = config.dataroot, config.dataroot_A, config.dataroot_B
+    channels = config.input_nc, config.output_nc
+    if roots == (None, None, None):
+        sizes = [[(config.crop_size, config.crop_size)] * TOY_TRAINED] * 2
+        unusable = 0
+    else:
+        scans = _scans(config, roots, "train")
+        sizes = [scan.sizes for scan in scans]
+        unusable = sum(len(scan.quarantined) for scan in scans)
+    how = config.preprocess, config.load_size, config.crop_size
+    targets = [[target_size(*size, *how) for size in domain] for domain in sizes]
+    decoded = sum(c * h * w for c, domain in zip(channels, targets, strict=True) for h, w in domain)
+    return Survey({"A": len(sizes[0]), "B": len(sizes[1])}, unusable, decoded)
+
+
 def make_sampler(
     config: TrainConfig, images: TrainingSet, device: torch.device, dtype: torch.dtype
 ) -> ImageSampler:
@@ -107,7 +129,8 @@ def _toy(config: TrainConfig) -> Path:
     size = config.crop_size
     root = Path("datasets") / f"toy-{size}px"
     try:
-        return make_toy(root, size=size, n_test=TOY_IMAGES, seed=TOY_SEED)
+        counts = {"n_train": TOY_TRAINED, "n_test": TOY_IMAGES}
+        return make_toy(root, size=size, **counts, seed=TOY_SEED)
     except OSError as problem:
         raise UserError(f"{root}: the toy images cannot be written ({problem.strerror})") from None
 

@@ -41,6 +41,7 @@ _NOT_IDENTITY = frozenset(
         "max_skips",
         "resume_force",
         "max_bad",
+        "dry_run",
         "nvtx",
         "profile",
         "profile_steps",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 
 from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.survey import Survey
 from fastcyclegan.device import Precision
 from fastcyclegan.runs.previews import save_preview
 from fastcyclegan.steps.model import Model, Step
@@ -74,6 +75,11 @@ class System(ABC):
 
         ``explicit`` are the names of the options that the user gave. Raises UserError.
         """
+
+    @classmethod
+    @abstractmethod
+    def survey(cls, config: TrainConfig) -> Survey:
+        """What the options would train on, by the headers of the files alone. Raises UserError."""
 
     @property
     def step(self) -> Step:

@@ -6,7 +6,13 @@ from typing import Any, ClassVar
 import torch
 
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.data.training_set import WATCHED_IMAGES, load_training_set, make_sampler
+from fastcyclegan.data.survey import Survey
+from fastcyclegan.data.training_set import (
+    WATCHED_IMAGES,
+    load_training_set,
+    make_sampler,
+    survey_domains,
+)
 from fastcyclegan.device import Precision
 from fastcyclegan.errors import UserError
 from fastcyclegan.runs.evaluation import preview_rows, psnr
@@ -53,6 +59,11 @@ class CycleGANSystem(System):
     def adopt(cls, config: TrainConfig, explicit: frozenset[str]) -> tuple[TrainConfig, str]:
         """See :func:`fastcyclegan.steps.initial.adopt`."""
         return adopt(config, explicit, CYCLEGAN)
+
+    @classmethod
+    def survey(cls, config: TrainConfig) -> Survey:
+        """Both domains."""
+        return survey_domains(config)
 
     @property
     def title(self) -> str:

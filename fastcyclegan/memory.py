@@ -1,0 +1,33 @@
+"""How much memory a device has left, and how much of a CPU's this process holds."""
+
+import importlib
+import os
+from pathlib import Path
+
+import torch
+
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that this process can still take on ``device``.
+
+    On a CPU what the kernel calls available, or less where a control group allows less.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    lines = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+    free = 1024 * int(lines["MemAvailable"].split()[0])
+    try:
+        limit, used = ((_CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return free if limit.strip() == "max" else min(free, max(0, int(limit) - int(used)))
+
+
+def process_bytes() -> int:
+    """Bytes of main memory that this process holds, with all that a training imports."""
+    importlib.import_module("torch._dynamo")  # which the first step of an optimiser loads
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,133 @@
+"""--dry_run: what it says is so, and it writes nothing."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastcyclegan import dry_run, memory
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.survey import Survey
+from fastcyclegan.data.training_set import load_training_set
+from fastcyclegan.dry_run import Plan
+from fastcyclegan.steps.cost import Cost
+from fastcyclegan.systems import SYSTEMS
+from house_rules import ROOT
+from test_train import tree
+from tiny_runs import make_images, run, run_on_data
+
+CPU = torch.device("cpu")
+
+
+def test_it_tells_everything_and_writes_nothing(here, capsys):
+    before = tree(here)
+    assert run_on_data("--dry_run", "--n_epochs", "3", "--n_epochs_decay", "1") == 0
+    assert tree(here) == before and {p.name for p in here.iterdir()} == {"data"}
+    out = capsys.readouterr().out
+    assert "dry run, nothing is written: resnet_1blocks ngf 4, fp32 on cpu" in out
+    assert "images: 5 in domain A, 3 in domain B, by their headers" in out
+    assert re.search(r"compute: [\d.]+ GFLOP per step of batch 1", out)
+    assert re.search(r"memory: [\d.]+ [GM]iB at its peak: python and torch [\d.]+ [GM]iB, ", out)
+    for part in ("parameters", "gradients", "Adam's moments", "image pools", "decoded images"):
+        assert re.search(rf"{part} [\d.]+ MiB", out)
+    assert re.search(
+        r"fit: fits into the [\d.]+ [GM]iB that are free; the largest batch .* \d+", out
+    )
+    assert re.search(r"time: [\d.e-]+ s per step, measured over 3 steps\n", out)
+    assert "for all 20 steps, without previews and saving" in out
+
+
+def test_without_images_it_counts_the_toy_ones(here, capsys):
+    assert run("--dry_run", "--preset", "small", "--steps", "7") == 0
+    out = capsys.readouterr().out
+    assert "images: 200 in domain A, 200 in domain B" in out and "for all 7 steps" in out
+    assert not (here / "datasets").exists()
+
+
+@pytest.mark.parametrize("preprocess", ["resize_and_crop", "none", "crop"])
+def test_the_survey_is_what_a_training_decodes(here, preprocess):
+    make_images(here / "data/trainA/more", 2, (64, 48))
+    words = {"preprocess": preprocess, "load_size": 36, "crop_size": 32, "output_nc": 1}
+    config = TrainConfig(dataroot="data", **words)
+    survey = SYSTEMS["cycle_gan"].survey(config)
+    images = load_training_set(config, lambda text: None)
+    pair = images.set_A, images.set_B
+    assert survey.images == {"A": len(pair[0]), "B": len(pair[1])} == {"A": 7, "B": 3}
+    assert survey.decoded_bytes == sum(domain.pixels.numel() for domain in pair)
+
+
+def test_bad_headers_are_counted(here, capsys):
+    (here / "data/trainB/x.png").write_bytes(b"no image")
+    assert run_on_data("--dry_run") == 0
+    assert "3 in domain B, 1 files cannot be used" in capsys.readouterr().out
+
+
+def a_plan(**changed) -> Plan:
+    cost = Cost(10**12, {"parameters": 100}, 50)
+    survey = Survey({"A": 3}, 0, 200)
+    values = {"title": "", "survey": survey, "steps": 10, "batch_size": 5, "cost": cost}
+    return Plan(**(values | {"process": 1000, "overhead": 2.0, "free": 420} | changed))
+
+
+def test_fit_and_largest_batch():
+    """Held 300, and 20 per image of batch 5; the process's own memory is taken already."""
+    assert a_plan().bytes == 1400 and a_plan(free=400).fits and not a_plan(free=399).fits
+    assert [a_plan(free=free).largest_batch for free in (420, 399, 319, 10)] == [6, 4, 0, 0]
+
+
+def test_what_does_not_fit_is_said_and_not_run(here, monkeypatch, capsys):
+    monkeypatch.setattr(dry_run, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(dry_run, "_measured_speed", None)
+    assert run_on_data("--dry_run") == 0
+    out = capsys.readouterr().out
+    assert "fit: does not fit: 0.0 MiB are free; the largest batch that does is about 0" in out
+    assert "s per step, an estimate, as it does not fit: half the speed of one" in out
+
+
+def test_what_takes_long_is_estimated(here, monkeypatch, capsys):
+    monkeypatch.setattr(dry_run, "MEASURED_SECONDS", 0.0)
+    assert run_on_data("--dry_run", "--compile") == 0
+    assert "an estimate, too slow to be measured here" in capsys.readouterr().out
+
+
+def test_wrong_options_are_refused_as_in_training(here, capsys):
+    assert run("--dry_run", "--dataroot", "nowhere") == 2
+    assert "--dataroot nowhere does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limit", "free"), [("max", 3 * 1024), ("5000", 4000), ("900", 0)])
+def test_free_memory_heeds_the_control_group(tmp_path, monkeypatch, limit, free):
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 3 kB\nx: 1\n")
+    assert memory.free_bytes(CPU) == 3 * 1024
+    (tmp_path / "meminfo").write_text("MemAvailable: 4000 kB\n")
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("1000")
+    expected = 4000 * 1024 if limit == "max" else free
+    assert memory.free_bytes(CPU) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    ["--batch_size 4 --precision bf16", "--batch_size 2 --crop_size 128 --load_size 128"],
+)
+def test_memory_is_within_15_percent_of_the_measured_peak(here, words):
+    """Of the process of a training, at the greatest that the kernel saw."""
+    train = [sys.executable, "-m", "fastcyclegan.train", "--device", "cpu", "--preset", "small"]
+    train += [*words.split(), "--steps", "3", "--name", "a"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "2"}
+    options = {"env": environment, "check": True, "capture_output": True, "text": True}
+    said = subprocess.run([*train, "--dry_run"], **options).stdout
+    number, unit = re.search(r"memory: ([\d.]+) ([GM])iB at its peak", said).groups()
+    predicted = float(number) * {"G": 2**30, "M": 2**20}[unit]
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
+        "capture_output=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *train], **options)
+    measured = 1024 * int(done.stdout)
+    assert predicted == pytest.approx(measured, rel=0.15)
