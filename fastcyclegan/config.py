@@ -218,6 +218,15 @@ class SampleConfig:
     overwrite: bool = option(False, "replace a file that exists at the output")
 
 
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Options of ``python -m fastcyclegan.doctor``."""
+
+    device: str = option("auto", "auto, cpu, cuda or cuda:N: what training would use")
+    checkpoints_dir: str = option("./checkpoints", "where run folders would be made")
+    json: bool = option(False, "print one JSON object instead of lines")
+
+
 # Sizes in pixels of the images that a DCGAN can make.
 DCGAN_SIZES = (16, 32, 64, 128, 256)
 

@@ -1,0 +1,175 @@
+"""python -m fastcyclegan.doctor: what it finds here, and what it says of poorer machines."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastcyclegan import command, diagnosis, doctor, op_checks
+from fastcyclegan.diagnosis import FAIL, NOTE, OK, Item
+
+CPU = torch.device("cpu")
+NAMES = "python packages torch triton gpu bf16 compiler disk ops kernels step torch's instance norm"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without what takes seconds."""
+    for name in ("_ops", "_kernels", "_step"):
+        item = Item(name.strip("_"), OK, "not looked at")
+        monkeypatch.setattr(diagnosis, name, lambda device, item=item: item)
+
+
+def examined(**changed) -> dict[str, Item]:
+    items = diagnosis.examine(**({"device": "cpu", "place": Path("checkpoints")} | changed))
+    return {item.name: item for item in items}
+
+
+def test_here_training_would_run(here, capsys):
+    """The whole command, as a user runs it."""
+    assert command.run(doctor.main, ["--device", "cpu"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    found = [line for line in out if line[:4].strip() in (OK, NOTE, FAIL)]
+    assert " ".join(line[6:].split(":")[0] for line in found) == NAMES
+    assert out[-1] == "training would run"
+    lines = {line[6:].split(":")[0]: line for line in found}
+    assert lines["torch"].startswith(f"ok    torch: {torch.__version__.partition('+')[0]}, built")
+    for op in op_checks.OPS:
+        assert op in lines["ops"] and op in lines["kernels"]
+    assert "two steps of a small training" in lines["step"]
+    assert list(here.iterdir()) == [here / "data"]
+
+
+def test_json(quick, capsys):
+    assert command.run(doctor.main, ["--device", "cpu", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["trains"] is True and [i["name"] for i in told["items"]][:3] == NAMES.split()[:3]
+    assert all(set(i) == {"name", "verdict", "found", "mend"} for i in told["items"])
+
+
+def test_a_failure_is_told_with_its_remedy_and_the_code(quick, monkeypatch, capsys):
+    bad = Item("step", FAIL, "losses are not finite", "please report this")
+    monkeypatch.setattr(diagnosis, "_step", lambda device: bad)
+    assert command.run(doctor.main, ["--device", "cpu"]) == 2
+    out = capsys.readouterr().out
+    assert "fail  step: losses are not finite\n      please report this\n" in out
+    assert out.endswith("training would not run: step\n")
+    assert command.run(doctor.main, ["--device", "cpu", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["trains"] is False
+
+
+def without(*missing: str, **versions: str) -> Callable[[str], str]:
+    def version(package: str) -> str:
+        if package in missing:
+            raise metadata.PackageNotFoundError(package)
+        return versions.get(package) or real(package)
+
+    real = metadata.version
+    return version
+
+
+def test_a_missing_package(quick, monkeypatch):
+    monkeypatch.setattr(metadata, "version", without("safetensors", "nvtx"))
+    item = examined()["packages"]
+    assert item == Item(
+        "packages", FAIL, "missing: nvtx, safetensors", "pip install nvtx safetensors"
+    )
+
+
+@pytest.mark.parametrize(
+    ("built_for", "installed", "requires", "verdict", "said", "mend"),
+    [
+        (None, None, [], NOTE, "a CPU runs the references", "pip install triton"),
+        ("13.0", None, ["triton==3.7.1; x"], FAIL, "not installed", "pip install triton==3.7.1"),
+        ("13.0", "3.6.0", ["triton==3.7.1"], FAIL, "wants 3.7.1", "pip install triton==3.7.1"),
+        ("13.0", "3.7.1", ["triton == 3.7.1 ; x"], OK, "the one that torch wants", ""),
+        (None, "3.7.1", ["numpy"], OK, "3.7.1", ""),
+    ],
+)
+def test_triton_against_torch(monkeypatch, built_for, installed, requires, verdict, said, mend):
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(metadata, "requires", lambda package: requires)
+    given = {"triton": installed} if installed else {}
+    monkeypatch.setattr(metadata, "version", without(*([] if installed else ["triton"]), **given))
+    item = diagnosis._triton()
+    assert (item.verdict, item.mend) == (verdict, mend) and said in item.found
+
+
+def test_without_torch_it_stops_there(monkeypatch):
+    bad = Item("torch", FAIL, "cannot be imported: No module named 'torch'", "pip install torch")
+    monkeypatch.setattr(diagnosis, "_torch", lambda: bad)
+    assert list(examined()) == ["python", "packages", "torch"]
+
+
+def test_an_old_torch(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.10.1")
+    assert diagnosis._torch().verdict == FAIL and "2.11" in diagnosis._torch().mend
+    monkeypatch.setattr(torch, "__version__", "2.11.0")
+    assert diagnosis._torch().verdict == OK
+
+
+def test_a_device_that_is_not_there(quick):
+    item = examined(device="cuda:99")["device"]
+    assert item.verdict == FAIL and "--device cuda:99" in item.found
+
+
+def test_a_driver_without_a_gpu_for_torch(monkeypatch):
+    monkeypatch.setattr(diagnosis, "_driver", lambda: "580.1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    (item,) = diagnosis._gpu(CPU)
+    assert item.verdict == NOTE and "driver 580.1, but torch is built for CPUs" in item.found
+
+
+def test_no_compiler(monkeypatch):
+    monkeypatch.setattr("fastcyclegan.steps.compilation.shutil.which", lambda name: None)
+    monkeypatch.delenv("CXX", raising=False)
+    item = diagnosis._compiler(CPU)
+    assert item.verdict == NOTE and "install g++" in item.found
+
+
+@pytest.mark.parametrize(("gib", "verdict"), [(10, OK), (1, NOTE), (0.1, FAIL)])
+def test_disk(monkeypatch, tmp_path, gib, verdict):
+    class Usage:
+        free = int(gib * 2**30)
+
+    monkeypatch.setattr(diagnosis.shutil, "disk_usage", lambda path: Usage)
+    assert diagnosis._disk(tmp_path / "not/there").verdict == verdict
+
+
+def test_a_place_that_is_a_file(tmp_path):
+    (tmp_path / "f").write_text("")
+    assert diagnosis._disk(tmp_path / "f").verdict == FAIL
+
+
+def test_an_op_that_is_wrong_is_named(monkeypatch):
+    """A reference whose gradient is off by a thousandth."""
+    right = op_checks.OPS["reflection_pad"]
+
+    def wrong(x, impl):
+        y, dx = right(x, impl)
+        return [y, dx * (1.001 if x.dtype == torch.float32 else 1)]
+
+    monkeypatch.setattr(op_checks, "OPS", {**op_checks.OPS, "reflection_pad": wrong})
+    item = diagnosis._ops(CPU)
+    assert item.verdict == FAIL and "reflection_pad differ" in item.mend
+    assert "instance_norm," not in item.mend
+
+
+def test_a_crash_of_a_check_is_an_item(monkeypatch):
+    def crash(device):
+        raise RuntimeError("boom\nmore")
+
+    item = diagnosis._guarded("step", crash, CPU)
+    assert item == Item("step", FAIL, "RuntimeError: boom", "please report this")
+
+
+def test_a_broken_interpreter_hinders_no_training(monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, "", "a\nImportError: no triton")
+    monkeypatch.setattr(diagnosis.subprocess, "run", lambda *args, **options: failed)
+    item = diagnosis._kernels(CPU)
+    assert item.verdict == NOTE and "ImportError: no triton" in item.found
