@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from fastcyclegan.command import DONE
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.survey import Survey
-from fastcyclegan.data.toy import make_toy
 from fastcyclegan.device import resolve_precision
 from fastcyclegan.memory import free_bytes, process_bytes
 from fastcyclegan.steps.cost import Cost, step_cost
@@ -120,7 +119,7 @@ def make_plan(config: TrainConfig, device: torch.device) -> Plan:
     precision = resolve_precision(config.precision, device)
     survey = SYSTEMS[config.model].survey(config)
     with TemporaryDirectory() as scratch:
-        few = _few_images(config, Path(scratch))
+        few = SYSTEMS[config.model].few(config, DECODED, Path(scratch))
         system = make_system(few, device, precision, lambda text: None)
     shapes = [tuple(images.shape) for images in system.sampler.batch(0)]
     cost = step_cost(system.model, system.step, shapes, precision.dtype)
@@ -136,15 +135,6 @@ def make_plan(config: TrainConfig, device: torch.device) -> Plan:
     )
     seconds, source = _speed(system, plan)
     return replace(plan, seconds=seconds, source=source)
-
-
-def _few_images(config: TrainConfig, scratch: Path) -> TrainConfig:
-    """``config`` for the first images alone, or for some toy images in ``scratch``."""
-    few = min(DECODED, config.max_dataset_size or DECODED)
-    if (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None):
-        root = make_toy(scratch / "toy", size=config.crop_size, n_train=few, n_test=1)
-        config = replace(config, dataroot=str(root))
-    return replace(config, max_dataset_size=few, max_bad=1.0)
 
 
 def _speed(system: System, plan: Plan) -> tuple[float, str]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from fastcyclegan import dry_run, memory
+from fastcyclegan import command, dry_run, memory, train
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.data.training_set import load_training_set
@@ -56,6 +56,18 @@ def test_the_survey_is_what_a_training_decodes(here, preprocess):
     pair = images.set_A, images.set_B
     assert survey.images == {"A": len(pair[0]), "B": len(pair[1])} == {"A": 7, "B": 3}
     assert survey.decoded_bytes == sum(domain.pixels.numel() for domain in pair)
+
+
+@pytest.mark.parametrize("where", [[], ["--dataroot", "data/trainA"]])
+def test_a_dcgan(here, capsys, where):
+    words = "--model dcgan --crop_size 16 --load_size 16 --ngf 4 --ndf 4 --batch_size 4 --dry_run"
+    before = tree(here)
+    assert command.run(train.main, [*words.split(), "--device", "cpu", *where]) == 0
+    assert tree(here) == before
+    out = capsys.readouterr().out
+    assert f"images: {5 if where else 1024} in domain real, by their headers" in out
+    assert "dry run, nothing is written: DCGAN 16x16 ngf 4" in out
+    assert "s per step, measured over 3 steps" in out
 
 
 def test_bad_headers_are_counted(here, capsys):

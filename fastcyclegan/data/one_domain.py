@@ -10,6 +10,7 @@ from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.decode import decode_domain
 from fastcyclegan.data.image_set import ImageSet
 from fastcyclegan.data.scan import scan_folder
+from fastcyclegan.data.survey import Survey
 from fastcyclegan.data.toy import toy_pairs
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
@@ -75,6 +76,18 @@ def load_one_domain(config: TrainConfig, say: Callable[[str], None]) -> OneDomai
     few = torch.linspace(0, len(images) - 1, min(len(images), COMPARED_IMAGES)).long()
     compared = torch.stack([_middle(images.image(int(i)), config.crop_size) for i in few])
     return OneDomain(images, compared, held_out=False)
+
+
+def survey_one_domain(config: TrainConfig) -> Survey:
+    """What :func:`load_one_domain` would find, without decoding an image. Raises UserError."""
+    if config.dataroot is None:
+        count = min(TOY_IMAGES, config.max_dataset_size or TOY_IMAGES)
+        toy = [(config.crop_size, config.crop_size)] * count
+        return Survey.of(config, {"real": toy}, [config.output_nc], 0)
+    scan = scan_folder(
+        config.dataroot, max_dataset_size=config.max_dataset_size, min_size=config.min_size
+    )
+    return Survey.of(config, {"real": scan.sizes}, [config.output_nc], len(scan.quarantined))
 
 
 def _toy(config: TrainConfig, say: Callable[[str], None]) -> OneDomain:

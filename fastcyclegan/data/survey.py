@@ -1,7 +1,10 @@
 """What a training would be made of, by the headers of its image files alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.decode import target_size
 
 
 class Survey(NamedTuple):
@@ -16,6 +19,23 @@ class Survey(NamedTuple):
     images: Mapping[str, int]
     unusable: int
     decoded_bytes: int
+
+    @classmethod
+    def of(
+        cls,
+        config: TrainConfig,
+        sizes: Mapping[str, Sequence[tuple[int, int]]],
+        channels: Sequence[int],
+        unusable: int,
+    ) -> "Survey":
+        """Of the (height, width) of every usable file, by domain, and the domains' channels."""
+        how = config.preprocess, config.load_size, config.crop_size
+        decoded = sum(
+            count * height * width
+            for count, domain in zip(channels, sizes.values(), strict=True)
+            for height, width in (target_size(*size, *how) for size in domain)
+        )
+        return cls({name: len(domain) for name, domain in sizes.items()}, unusable, decoded)
 
     @property
     def images_per_epoch(self) -> int:

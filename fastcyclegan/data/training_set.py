@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.data.decode import ImageSet, decode_domain, target_size
+from fastcyclegan.data.decode import ImageSet, decode_domain
 from fastcyclegan.data.images import NOTE_16BIT, NOTE_GREY, from_uint8
 from fastcyclegan.data.sampler import ImageSampler
 from fastcyclegan.data.scan import Scan, find_domains, scan_folder
@@ -94,16 +94,12 @@ def survey_domains(config: TrainConfig) -> Survey:
     roots = config.dataroot, config.dataroot_A, config.dataroot_B
     channels = config.input_nc, config.output_nc
     if roots == (None, None, None):
-        sizes = [[(config.crop_size, config.crop_size)] * TOY_TRAINED] * 2
-        unusable = 0
-    else:
-        scans = _scans(config, roots, "train")
-        sizes = [scan.sizes for scan in scans]
-        unusable = sum(len(scan.quarantined) for scan in scans)
-    how = config.preprocess, config.load_size, config.crop_size
-    targets = [[target_size(*size, *how) for size in domain] for domain in sizes]
-    decoded = sum(c * h * w for c, domain in zip(channels, targets, strict=True) for h, w in domain)
-    return Survey({"A": len(sizes[0]), "B": len(sizes[1])}, unusable, decoded)
+        toy = [(config.crop_size, config.crop_size)] * TOY_TRAINED
+        return Survey.of(config, {"A": toy, "B": toy}, channels, 0)
+    scans = dict(zip("AB", _scans(config, roots, "train"), strict=True))
+    sizes = {name: scan.sizes for name, scan in scans.items()}
+    unusable = sum(len(scan.quarantined) for scan in scans.values())
+    return Survey.of(config, sizes, channels, unusable)
 
 
 def make_sampler(

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -80,6 +81,12 @@ class System(ABC):
     @abstractmethod
     def survey(cls, config: TrainConfig) -> Survey:
         """What the options would train on, by the headers of the files alone. Raises UserError."""
+
+    @classmethod
+    def few(cls, config: TrainConfig, count: int, scratch: Path) -> TrainConfig:
+        """``config`` for about ``count`` images, the first ones; toy images go to ``scratch``."""
+        count = min(count, config.max_dataset_size or count)
+        return replace(config, max_dataset_size=count, max_bad=1.0)
 
     @property
     def step(self) -> Step:

@@ -1,12 +1,15 @@
 """CycleGAN: two domains, four networks, eight losses."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.survey import Survey
+from fastcyclegan.data.toy import make_toy
 from fastcyclegan.data.training_set import (
     WATCHED_IMAGES,
     load_training_set,
@@ -64,6 +67,14 @@ class CycleGANSystem(System):
     def survey(cls, config: TrainConfig) -> Survey:
         """Both domains."""
         return survey_domains(config)
+
+    @classmethod
+    def few(cls, config: TrainConfig, count: int, scratch: Path) -> TrainConfig:
+        """Without a folder of images, toy images in ``scratch``."""
+        if (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None):
+            root = make_toy(scratch / "toy", size=config.crop_size, n_train=count, n_test=1)
+            config = replace(config, dataroot=str(root))
+        return super().few(config, count, scratch)
 
     @property
     def title(self) -> str:

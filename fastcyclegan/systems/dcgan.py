@@ -8,8 +8,9 @@ import torch
 
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.images import from_uint8, to_uint8
-from fastcyclegan.data.one_domain import COMPARED_IMAGES, load_one_domain
+from fastcyclegan.data.one_domain import COMPARED_IMAGES, load_one_domain, survey_one_domain
 from fastcyclegan.data.sampler import ImageSampler
+from fastcyclegan.data.survey import Survey
 from fastcyclegan.device import Precision
 from fastcyclegan.models.sampling import fixed_noise, generate
 from fastcyclegan.runs.evaluation import mean_distance, sliced_wasserstein
@@ -62,6 +63,11 @@ class DCGANSystem(System):
         if "load_size" not in explicit:
             config = replace(config, load_size=config.crop_size)
         return config, told
+
+    @classmethod
+    def survey(cls, config: TrainConfig) -> Survey:
+        """The only domain there is."""
+        return survey_one_domain(config)
 
     def image_names(self, step: int) -> dict[str, list[str]]:
         """Of the only domain there is, which is called real."""
