@@ -59,7 +59,9 @@ def _check_device(config: TrainConfig, device: torch.device) -> None:
         raise UserError(f"--cuda_graph on: {device} has no CUDA graphs; leave it out")
     if config.impl == "fused":
         require_kernels(device, "--impl reference")
-    elif config.deterministic and device.type == "cuda" and config.netG.startswith("resnet"):
+        return
+    reflects = config.model == "cycle_gan" and config.netG.startswith("resnet")
+    if config.deterministic and device.type == "cuda" and reflects:
         raise UserError(
             "--deterministic: on a GPU torch has no deterministic gradient of the reflection "
             "padding that --impl reference uses; leave one of the two out, or use --device cpu"

@@ -68,7 +68,13 @@ def test_every_value_of_a_preset_can_be_overridden(name):
             words, other = [f"--{FIELDS[option].metadata['inverse']}"], False
         else:
             choices = [x for x in FIELDS[option].metadata.get("choices", ()) if x != value]
-            other = choices[0] if choices else "unet_128" if option == "netG" else value * 2 or 1.0
+            other = (
+                choices[0]
+                if choices
+                else "unet_128"
+                if option == "netG"
+                else value * 2 or type(value)(1)
+            )
             words = words_for(option, other)
         if option == "model":
             continue

@@ -12,6 +12,7 @@ from fastcyclegan.data.image_set import ImageSet
 from fastcyclegan.data.scan import scan_folder
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.data.toy import toy_pairs
+from fastcyclegan.data.training_set import all_grey
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
 
@@ -72,7 +73,11 @@ def load_one_domain(config: TrainConfig, say: Callable[[str], None]) -> OneDomai
         max_bad=config.max_bad,
     )
     say(images.summary)
-    _refuse_grey(config, images)
+    if all_grey(images):
+        raise UserError(
+            f"every image in {printable(config.dataroot)} is grey, and --output_nc "
+            f"{images.channels} is for colour: use --output_nc 1"
+        )
     few = torch.linspace(0, len(images) - 1, min(len(images), COMPARED_IMAGES)).long()
     compared = torch.stack([_middle(images.image(int(i)), config.crop_size) for i in few])
     return OneDomain(images, compared, held_out=False)
@@ -116,15 +121,3 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
 def _middle(image: torch.Tensor, size: int) -> torch.Tensor:
     top, left = ((side - size) // 2 for side in image.shape[:2])
     return image[top : top + size, left : left + size]
-
-
-def _refuse_grey(config: TrainConfig, images: ImageSet) -> None:
-    """Raise UserError if a network for colours would see grey alone."""
-    if images.channels == 1:
-        return
-    red, green, blue = images.pixels[:, :3].unbind(1)
-    if bool((red == green).all()) and bool((green == blue).all()):
-        raise UserError(
-            f"all images in {printable(config.dataroot)} are grey: give --output_nc 1 instead of "
-            f"{images.channels}"
-        )

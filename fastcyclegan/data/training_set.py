@@ -168,15 +168,18 @@ def _check_sizes(config: TrainConfig, set_A: ImageSet, set_B: ImageSet) -> None:
 
 def refuse_grey(images: ImageSet, domain: str, flag: str) -> None:
     """Raise UserError if all of ``images`` are grey files, but not for a network of one channel."""
+    if all_grey(images):
+        raise UserError(
+            f"every image of domain {domain} is grey, and --{flag} {images.channels} is for "
+            f"colour: use --{flag} 1, with --lambda_identity 0 where the other domain has colour"
+        )
+
+
+def all_grey(images: ImageSet) -> bool:
+    """Whether all of ``images`` are grey files that were decoded into several channels."""
     grey = images.notes.get(NOTE_GREY, 0) + images.notes.get(NOTE_16BIT, 0)
-    channels = images.pixels.shape[1]
     # files that could not be decoded are among the notes too, hence the look at the pixels
-    if channels == 1 or grey < len(images.names) or _has_colour(images.pixels):
-        return
-    raise UserError(
-        f"every image of domain {domain} is grey, and --{flag} {channels} is for colour: use "
-        f"--{flag} 1, with --lambda_identity 0 where the other domain has colour"
-    )
+    return images.channels > 1 and grey >= len(images) and not _has_colour(images.pixels)
 
 
 def _has_colour(pixels: torch.Tensor) -> bool:
