@@ -43,7 +43,7 @@ def test_inference_is_the_network(kind):
 
 @torch.no_grad()
 def test_the_fast_ways_of_fp32_are_as_good_as_the_network():
-    """Wide enough for Winograd; the last convolution is the quadrupled one in both."""
+    """Wide enough for Winograd."""
     net = generator(ngf=16, n_blocks=3)
     x = images(1, 3, 36, 44).float() * 2 - 1
     truth = net.double()(x.double())

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from fastcyclegan.models import winograd
+from fastcyclegan.models.folded import conv_to_few
 from fastcyclegan.models.layers import EPS, Layer
 from fastcyclegan.models.output import to_pixels
 from fastcyclegan.models.resnet import ResnetGenerator
@@ -94,11 +95,8 @@ class Stage:
 
     def _same(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.layer.weight, self.layer.bias
-        if _few_outputs(weight, x):
-            if self._kernel is None:
-                self._kernel = _quadrupled(weight)
-            y = _shuffled(F.conv2d(x, self._kernel, stride=2))
-            return y if bias is None else y + bias[:, None, None]
+        if weight.shape[0] <= 4 and weight.shape[3] > 3:
+            return conv_to_few(x, weight, bias)
         if _suits_winograd(weight, x):
             if self._kernel is None:
                 self._kernel = winograd.transform_kernel(weight)
@@ -131,29 +129,6 @@ class Stage:
         if self.act == "relu":
             return torch.relu_(y)
         return to_pixels(y, self.act) if self.act in PIXEL_RANGES else y
-
-
-def _few_outputs(weight: torch.Tensor, x: torch.Tensor) -> bool:
-    """Whether a convolution leaves most of a CPU's vector lanes empty, and the size is even."""
-    even = (x.shape[2] - weight.shape[2]) % 2 == 1 and (x.shape[3] - weight.shape[3]) % 2 == 1
-    return not x.is_cuda and weight.shape[0] <= 4 and weight.shape[2] > 3 and even
-
-
-def _quadrupled(weight: torch.Tensor) -> torch.Tensor:
-    """(C', C, k, k) as (4 C', C, k + 1, k + 1): four neighbouring outputs by one kernel."""
-    out, channels, k, _ = weight.shape
-    larger = weight.new_zeros(4 * out, channels, k + 1, k + 1)
-    for i in (0, 1):
-        for j in (0, 1):
-            larger[2 * i + j :: 4, :, i : i + k, j : j + k] = weight
-    return larger.to(memory_format=torch.channels_last)
-
-
-def _shuffled(y: torch.Tensor) -> torch.Tensor:
-    """As F.pixel_shuffle by 2, which is slow for channels_last on a CPU."""
-    count, channels, height, width = y.shape
-    y = y.view(count, channels // 4, 2, 2, height, width).permute(0, 4, 2, 5, 3, 1)
-    return y.reshape(count, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
 
 
 def _suits_winograd(weight: torch.Tensor, x: torch.Tensor) -> bool:
