@@ -30,6 +30,7 @@ from triton.compiler import ASTSource
 
 from fastcyclegan.kernels import (
     augment,
+    batch_norm,
     image_pool,
     instance_norm,
     instance_norm_bwd,
@@ -52,6 +53,7 @@ RESNET = {"class": "ResnetGenerator", "n_blocks": 2}
 NETWORKS = (
     RESNET,
     {"class": "NLayerDiscriminator"},
+    {"class": "NLayerDiscriminator", "norm": "batch"},
     {"class": "UnetGenerator"},
     {"class": "PixelDiscriminator"},
     RESNET | {"dropout": True, "upsample": "resize"},
@@ -60,7 +62,7 @@ NETWORKS = (
 SIZES, BATCHES = (256, 128), (2, 1, 8)
 # Channels and halo of the images that a step is given.
 WINDOWS = ((3, 0), (1, 0), (3, 3))
-MODULES = (augment, image_pool, instance_norm, instance_norm_bwd, reflection_pad)
+MODULES = (augment, batch_norm, image_pool, instance_norm, instance_norm_bwd, reflection_pad)
 OPS = {
     "augment": augment._augment,
     "image_pool": image_pool._image_pool,
@@ -69,6 +71,9 @@ OPS = {
     "instance_norm_bwd": instance_norm_bwd.instance_norm_bwd,
     "reflection_pad_fwd": reflection_pad._reflection_pad_fwd,
     "reflection_pad_bwd": reflection_pad._reflection_pad_bwd,
+    "batch_norm_stats": batch_norm._batch_norm_stats,
+    "batch_norm_fwd": batch_norm._batch_norm_fwd,
+    "batch_norm_bwd": batch_norm._batch_norm_bwd,
 }
 
 
@@ -140,11 +145,12 @@ def title(arguments: dict[str, Any]) -> str:
         channels, pad = arguments["pixels"].shape[1], arguments["pad"]
         return f"{channels} channels" + (f" pad {pad}" if pad else "")
     x = arguments.get("x", arguments.get("dy"))
-    words = [arguments["act"]] if arguments.get("act", "none") != "none" else []
+    words = ["batch norm"] if {"training", "momentum"} & arguments.keys() else []
+    words += [arguments["act"]] if arguments.get("act", "none") != "none" else []
     around = arguments.get("residual") is not None or arguments.get("has_residual")
     words += ["residual"] if around else []
     words += ["skip"] if arguments.get("dskip") is not None else []
-    words += [f"pad {arguments['pad']}"] if arguments["pad"] else []
+    words += [f"pad {arguments['pad']}"] if arguments.get("pad") else []
     return f"{' '.join(words or ['plain'])}, {'x'.join(map(str, x.shape))}"
 
 
@@ -276,12 +282,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.resources")
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHS)
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=list(DTYPES))
-    parser.add_argument("--few", action="store_true", help="ResNet and PatchGAN, 256 px, batch 2")
+    parser.add_argument("--few", action="store_true", help="ResNet and PatchGANs, 256 px, batch 2")
     parser.add_argument("--list", action="store_true", help="the rows alone, nothing is compiled")
     parser.add_argument("--out", type=Path, help="all figures as JSON")
     parser.add_argument("--write", action="store_true", help=f"store them in {TABLE.name}")
     args = parser.parse_args()
-    chosen = (NETWORKS[:2], SIZES[:1], BATCHES[:1]) if args.few else (NETWORKS, SIZES, BATCHES)
+    chosen = (NETWORKS[:3], SIZES[:1], BATCHES[:1]) if args.few else (NETWORKS, SIZES, BATCHES)
     dtypes = [DTYPES[name] for name in args.dtype]
     calls = [call for dtype in dtypes for call in (*op_calls(dtype, *chosen), *data_calls(dtype))]
     if args.list:

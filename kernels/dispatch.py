@@ -84,6 +84,15 @@ def check_image(x: torch.Tensor, name: str) -> None:
         )
 
 
+def check_channels_last(x: torch.Tensor, name: str) -> None:
+    """Raise ValueError unless ``x`` (N, C, H, W) is channels_last; one without elements is."""
+    if x.numel() and not x.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(
+            f"{name} is not channels_last: use "
+            f'{name}.contiguous(memory_format=torch.channels_last) or impl="ref"'
+        )
+
+
 def accumulator(dtype: torch.dtype) -> Any:
     """The Triton dtype that kernels compute in: fp64 for fp64, fp32 for all others."""
     return tl.float64 if dtype == torch.float64 else tl.float32

@@ -27,6 +27,7 @@ import torch
 
 from fastcyclegan.kernels.dispatch import (
     accumulator,
+    check_channels_last,
     check_image,
     jit,
     next_power_of_2,
@@ -36,6 +37,7 @@ from fastcyclegan.kernels.dispatch import (
     wide_dtype,
 )
 from fastcyclegan.kernels.instance_norm_bwd import (
+    activate,
     dense_channels,
     instance_norm_bwd,
     spatial_strides,
@@ -269,10 +271,7 @@ def _instance_norm_fwd_kernel(
             r = _load_reflected(
                 r_base, offs_p + BLOCK_P, end, mask_c, H, W, stride_rh, stride_rw, WP, PAD
             )
-        if ACT == "relu":
-            z = tl.where(z <= 0, 0.0, z)
-        elif ACT == "leaky_relu":
-            z = tl.where(z <= 0, z * SLOPE, z)
+        z = activate(z, ACT, SLOPE)
         mask = (offs_p < end)[:, None] & mask_c[None, :]
         y = z.to(y_ptr.dtype.element_ty)
         tl.store(y_base + (offs_p.to(tl.int64) * C)[:, None], y, mask=mask)
@@ -283,11 +282,7 @@ def _check(x, weight, bias, residual, act, residual_relu, pad) -> None:
     _check_options(x, act, residual, residual_relu)
     check_reflection(x, pad)
     check_pixels(x, pad)
-    if x.numel() and not x.is_contiguous(memory_format=torch.channels_last):
-        raise ValueError(
-            "x is not channels_last: use x.contiguous(memory_format=torch.channels_last) or "
-            'impl="ref"'
-        )
+    check_channels_last(x, "x")
     for name, t in (("weight", weight), ("bias", bias)):
         if t is not None and (t.shape != x.shape[1:2] or not t.is_contiguous()):
             raise ValueError(f"{name} must be ({x.shape[1]},) and contiguous, got {tuple(t.shape)}")

@@ -21,8 +21,18 @@ from fastcyclegan.kernels.dispatch import (
     tl,
     wide_dtype,
 )
-from fastcyclegan.kernels.norm_config import apply_config, reduce_config, split
+from fastcyclegan.kernels.norm_config import Config, apply_config, reduce_config, split
 from fastcyclegan.kernels.reflection_pad import fold_halo, reflect_index
+
+
+@jit
+def activate(z, ACT: tl.constexpr, SLOPE: tl.constexpr):
+    """act(z); NaN stays."""
+    if ACT == "relu":
+        z = tl.where(z <= 0, 0.0, z)
+    elif ACT == "leaky_relu":
+        z = tl.where(z <= 0, z * SLOPE, z)
+    return z
 
 
 @jit
@@ -251,39 +261,65 @@ def spatial_strides(t: torch.Tensor | None) -> tuple[int, int, int]:
     return (0, 0, 0) if t is None else (t.stride(0), t.stride(2), t.stride(3))
 
 
-def _launch(dy, dskip, x, y, mean, rstd, weight, bias, act, slope, pad, dx, dresidual, sums):
+def _strides(dy, dskip) -> tuple[int, ...]:
+    return (*spatial_strides(dy), *spatial_strides(dskip))
+
+
+def launch_sums(
+    dy, dskip, x, y, mean, rstd, weight, bias, act, slope, pad, config: Config
+) -> torch.Tensor:
+    """(2, N, tiles, C): the partial sums of g and of g * xhat."""
     n, c, h, w = x.shape
-    padded = (h + 2 * pad) * (w + 2 * pad)
-    first, second = (config(c, x.element_size()) for config in (reduce_config, apply_config))
-    groups = n * -(-c // first.block_c)
-    tiles, tile_pixels = split(padded, groups, first)
-    chunks, chunk = split(h * w, groups, second)
+    groups = n * -(-c // config.block_c)
+    tiles, tile_pixels = split((h + 2 * pad) * (w + 2 * pad), groups, config)
     part = torch.empty((2, n, tiles, c), dtype=mean.dtype, device=x.device)
-    common = {"ACT": act, "SLOPE": slope, "PAD": pad, "ACC": accumulator(x.dtype)}
-    inputs = (dy, dskip, x, y, mean, rstd, weight, bias, part[0], part[1])
-    strides = (*spatial_strides(dy), *spatial_strides(dskip))
     with on_device(x):
         _instance_norm_bwd_sums_kernel[(groups * tiles,)](
-            *inputs,
+            *(dy, dskip, x, y, mean, rstd, weight, bias, part[0], part[1]),
             *(h, w, c, tiles, tile_pixels),
-            *strides,
-            **common,
-            UNROLL=first.unroll,
-            BLOCK_P=first.block_p,
-            BLOCK_C=first.block_c,
-            num_warps=first.num_warps,
+            *_strides(dy, dskip),
+            ACT=act,
+            SLOPE=slope,
+            PAD=pad,
+            ACC=accumulator(x.dtype),
+            UNROLL=config.unroll,
+            BLOCK_P=config.block_p,
+            BLOCK_C=config.block_c,
+            num_warps=config.num_warps,
         )
+    return part
+
+
+def launch_apply(
+    dy, dskip, x, y, mean, rstd, weight, bias, act, slope, pad, part, dx, dresidual, sums
+) -> None:
+    """Write dx, dresidual and the sums over each sample, from :func:`launch_sums`'s ``part``."""
+    n, c, h, w = x.shape
+    tiles = part.shape[2]
+    config = apply_config(c, x.element_size())
+    groups = n * -(-c // config.block_c)
+    chunks, chunk = split(h * w, groups, config)
+    with on_device(x):
         _instance_norm_bwd_kernel[(groups * chunks,)](
-            *inputs,
+            *(dy, dskip, x, y, mean, rstd, weight, bias, part[0], part[1]),
             *(dx, dresidual, sums),
             *(n, h, w, c, tiles, chunk),
-            *strides,
-            **common,
+            *_strides(dy, dskip),
+            ACT=act,
+            SLOPE=slope,
+            PAD=pad,
+            ACC=accumulator(x.dtype),
             BLOCK_T=next_power_of_2(tiles),
-            BLOCK_P=second.block_p,
-            BLOCK_C=second.block_c,
-            num_warps=second.num_warps,
+            BLOCK_P=config.block_p,
+            BLOCK_C=config.block_c,
+            num_warps=config.num_warps,
         )
+
+
+def _launch(dy, dskip, x, y, mean, rstd, weight, bias, act, slope, pad, dx, dresidual, sums):
+    given = (dy, dskip, x, y, mean, rstd, weight, bias, act, slope, pad)
+    part = launch_sums(*given, reduce_config(x.shape[1], x.element_size()))
+    launch_apply(*given, part, dx, dresidual, sums)
 
 
 def _outputs(x, weight, bias, has_residual):

@@ -34,6 +34,11 @@ def reduce_config(channels: int, itemsize: int) -> Config:
     return Config(rows, block_c, 2, 8, PROGRAMS, 4, 64)
 
 
+def batch_config(channels: int, itemsize: int) -> Config:
+    """As :func:`reduce_config` where all samples are one image, whose sums one kernel adds up."""
+    return reduce_config(channels, itemsize)._replace(max_runs=256)
+
+
 def apply_config(channels: int, itemsize: int) -> Config:
     """For kernels that combine those sums and write an image."""
     block_c, rows = _blocks(channels, itemsize, num_warps=4)

@@ -92,30 +92,33 @@ def in_layout(x: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 class Fences:
-    """Memory between two bands of NaN, in which nothing may be written and which nobody may read.
+    """Memory between two bands in which nothing may be written and which nobody may read.
 
-    Triton's interpreter does not notice an access outside of a buffer; these bands do. Integers
-    have their greatest value in place of NaN.
+    Triton's interpreter does not notice an access outside of a buffer; these bands do. Around
+    inputs they are NaN, so that a read shows. Around what an op allocates they are a number, since
+    what is written there comes from beyond its inputs and is NaN itself.
     """
 
     BAND = 4096
 
     def __init__(self) -> None:
-        self.buffers: list[tuple[torch.Tensor, int]] = []
-
-    def empty(self, like: torch.Tensor) -> torch.Tensor:
-        """A tensor with the shape, strides and dtype of ``like``, full of NaN."""
-        pairs = zip(like.shape, like.stride(), strict=True)
-        span = sum((n - 1) * s for n, s in pairs) + 1 if like.numel() else 0
-        buffer = torch.full(
-            (span + 2 * self.BAND,), filling(like.dtype), dtype=like.dtype, device=like.device
-        )
-        self.buffers.append((buffer, span))
-        return buffer.as_strided(like.shape, like.stride(), self.BAND)
+        self.buffers: list[tuple[torch.Tensor, int, torch.Tensor]] = []
 
     def around(self, t: torch.Tensor) -> torch.Tensor:
-        """A copy of ``t`` with its strides."""
-        return self.empty(t).copy_(t)
+        """A copy of ``t`` with its strides, between NaN."""
+        return self._between(t, filling(t.dtype)).copy_(t)
+
+    def empty(self, like: torch.Tensor) -> torch.Tensor:
+        """A tensor with the shape, strides and dtype of ``like``, full of NaN, between ones."""
+        return self._between(like, 1).fill_(filling(like.dtype))
+
+    def _between(self, like: torch.Tensor, band: float) -> torch.Tensor:
+        pairs = zip(like.shape, like.stride(), strict=True)
+        span = sum((n - 1) * s for n, s in pairs) + 1 if like.numel() else 0
+        options = {"dtype": like.dtype, "device": like.device}
+        buffer = torch.full((span + 2 * self.BAND,), band, **options)
+        self.buffers.append((buffer, span, buffer[:1].clone()))
+        return buffer.as_strided(like.shape, like.stride(), self.BAND)
 
     @contextlib.contextmanager
     def allocations(self) -> Iterator[None]:
@@ -132,11 +135,10 @@ class Fences:
 
     def check(self) -> None:
         """Fail if something was written into a band."""
-        for buffer, span in self.buffers:
-            for band in (buffer[: self.BAND], buffer[self.BAND + span :]):
-                value = filling(buffer.dtype)
-                clean = band.isnan() if buffer.dtype.is_floating_point else band == value
-                assert clean.all(), f"{int((~clean).sum())} elements written outside of {span}"
+        for buffer, span, value in self.buffers:
+            bands = torch.cat((buffer[: self.BAND], buffer[self.BAND + span :]))
+            clean = bands.isnan() if value.isnan() else bands == value
+            assert clean.all(), f"{int((~clean).sum())} elements written outside of {span}"
 
 
 def filling(dtype: torch.dtype) -> float | int | bool:

@@ -42,7 +42,7 @@ def run(op: Op, tensors, options, dys=None, impl="triton", place=torch.Tensor.de
         dys = cotangents(op, results) if dys is None else dys
         grads = torch.autograd.grad(outputs, list(inputs.values()), dys)
         results |= {f"d{name}": grad for name, grad in zip(inputs, grads, strict=True)}
-    return results | {name: given[name] for name in op.mutated}
+    return results | {name: given[name] for name in op.mutated if name in given}
 
 
 def widened(t):

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 import oracles
-from fastcyclegan.kernels.augment import PLAN, augment
+from fastcyclegan.kernels.augment import augment
+from fastcyclegan.kernels.batch_norm import _batch_norm_stats, batch_norm
 from fastcyclegan.kernels.image_pool import image_pool, undo_image_pool
 from fastcyclegan.kernels.instance_norm import (
     _instance_norm_fwd,
@@ -22,10 +23,17 @@ from fastcyclegan.kernels.instance_norm import (
     instance_norm_pad,
 )
 from fastcyclegan.kernels.reflection_pad import reflection_pad
-from numerics import image
+from op_inputs import (
+    Shape,
+    make_augment,
+    make_batch_norm,
+    make_norm,
+    make_pad,
+    make_pool,
+    make_undo,
+)
 
 Tensors = dict[str, torch.Tensor]
-Shape = tuple[int, ...]
 # For a call that must be refused: tensors and options instead of valid ones, the error, its words.
 Refused = tuple[Callable[[Tensors], dict[str, Any]], type[Exception], str]
 
@@ -90,24 +98,13 @@ class Op:
         return [shape for shape in self.shapes if pad < min(shape[2:])]
 
 
-def make_norm(options: dict, shape: Shape, dtype: torch.dtype, device: str):
-    """x, and weight, bias and residual where the variant has True in their place."""
-    tensors = {"x": image(shape, dtype, device)}
-    for seed, name in enumerate(("weight", "bias"), 1):
-        if options.pop(name, False):
-            draw = np.random.default_rng(seed).normal(size=shape[1]) + 1
-            tensors[name] = torch.from_numpy(draw).to(device=device, dtype=dtype)
-    if options.pop("residual", False):
-        tensors["residual"] = image(shape, dtype, device, seed=3)
-    return tensors, options
-
-
-def make_pad(options: dict, shape: Shape, dtype: torch.dtype, device: str):
-    return {"x": image(shape, dtype, device)}, options
-
-
 def instance_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     _, mean, rstd = _instance_norm_fwd(x, None, None, None, "none", 0.2, False, 0, 1e-12)
+    return mean.double(), rstd.double() ** -2 - 1e-12
+
+
+def batch_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, rstd = _batch_norm_stats(x, None, None, 0.1, 1e-12)
     return mean.double(), rstd.double() ** -2 - 1e-12
 
 
@@ -184,6 +181,46 @@ INSTANCE_NORM_PAD = Op(
     unsupported=NORM_UNSUPPORTED,
 )
 
+TRAINING, EVAL = {"training": True}, {"training": False}
+BATCH_NORM = Op(
+    name="batch_norm",
+    public=batch_norm,
+    oracle=oracles.batch_norm,
+    variants={
+        "plain": TRAINING | {"running": False},
+        "relu": TRAINING | AFFINE | {"act": "relu"},
+        "leaky_relu": TRAINING | AFFINE | {"act": "leaky_relu", "slope": 0.1, "momentum": 0.3},
+        "weight": TRAINING | {"weight": True},
+        "eval": EVAL,
+        "eval relu": EVAL | AFFINE | {"act": "relu"},
+    },
+    # With one channel, its sum is the whole tensor: it must not cancel, or rounding is all of it.
+    shapes=(*SHAPES[:4], (2, 1, 5, 7), (7, 5, 1, 1), (1, 3, 2, 1)),
+    # DCGAN's generator and discriminator, and a PatchGAN.
+    nets=(
+        ("relu", (64, 512, 4, 4)),
+        ("relu", (64, 64, 32, 32)),
+        ("leaky_relu", (64, 128, 16, 16)),
+        ("leaky_relu", DISCRIMINATOR),
+    ),
+    main=("relu", "eval relu"),
+    make=make_batch_norm,
+    mutated=("running_mean", "running_var"),
+    norm=Norm((0, 2, 3), batch_statistics),
+    bad=(
+        (lambda t: {"act": "gelu"}, ValueError, "act='gelu'"),
+        (lambda t: {"training": False}, ValueError, "training=False needs"),
+        (lambda t: {"running_mean": t["x"][0, :, 0, 0]}, ValueError, "give both"),
+        (lambda t: {"x": t["x"][:1, :, :1, :1]}, ValueError, "one value per channel"),
+        (
+            lambda t: dict.fromkeys(("running_mean", "running_var"), t["x"][0, :, 0, 0].half()),
+            TypeError,
+            "running_mean is torch.float16",
+        ),
+    ),
+    unsupported=((lambda t: {"weight": t["x"][0, :2, 0, 0]}, ValueError, "weight must be"),),
+)
+
 REFLECTION_PAD = Op(
     name="reflection_pad",
     public=reflection_pad,
@@ -200,40 +237,6 @@ REFLECTION_PAD = Op(
         (lambda t: {"pad": -1}, ValueError, "pad=-1"),
     ),
 )
-
-
-def make_pool(options: dict, shape: Shape, dtype: torch.dtype, device: str):
-    """A batch and a pool of ``capacity`` images with ``stored`` of them."""
-    capacity, stored = options.pop("capacity"), options.pop("stored")
-    pool = image((capacity, *shape[1:]), dtype, device, seed=1)
-    pool[stored:] = 0
-    scalars = {"count": torch.tensor(stored), "seed": torch.tensor(7)}
-    scalars |= {"number": torch.arange(2**32 - 1, 2**32 - 1 + shape[0])}
-    tensors = {"images": image(shape, dtype, device), "pool": pool}
-    return tensors | {name: t.to(device) for name, t in scalars.items()}, options | {"stream": 3}
-
-
-def make_undo(options: dict, shape: Shape, dtype: torch.dtype, device: str):
-    """What a query might have left: any images, and the count that follows from it."""
-    shut = torch.tensor(options.pop("shut"), device=device)
-    tensors, options = make_pool(options, shape, dtype, device)
-    before = tensors["count"]
-    tensors = {"out": tensors.pop("images"), **tensors, "before": before, "shut": shut}
-    tensors["count"] = (before + shape[0]).clamp(max=len(tensors["pool"]))
-    return tensors, options
-
-
-def make_augment(options: dict, shape: Shape, dtype: torch.dtype, device: str):
-    """Windows of ``shape`` out of images that are larger, each by another width."""
-    n, c, h, w = shape
-    draw = np.random.default_rng(0)
-    width = w + np.arange(n)
-    offset = np.cumsum([0, *width * (h + 4)])
-    below = [draw.integers(0, limit) for limit in (np.full(n, 5), np.arange(n) + 1, np.full(n, 2))]
-    plan = dict(zip(PLAN, [offset[:-1], width, *below], strict=True))
-    tensors = {"pixels": draw.integers(0, 256, (offset[-1], c), dtype=np.uint8), **plan}
-    tensors = {name: torch.from_numpy(a).to(device) for name, a in tensors.items()}
-    return tensors, options | {"size": (h, w), "dtype": dtype}
 
 
 POOL_SHAPES = ((5, 3, 6, 7), (4, 5, 9, 7), (1, 63, 17, 13), (7, 1, 1, 1))
@@ -321,6 +324,7 @@ AUGMENT = Op(
 OPS = (
     INSTANCE_NORM,
     INSTANCE_NORM_PAD,
+    BATCH_NORM,
     REFLECTION_PAD,
     IMAGE_POOL,
     UNDO_IMAGE_POOL,

@@ -138,3 +138,24 @@ def augment(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
     x = np.stack(windows).transpose(0, 3, 1, 2).astype(np.float64)
     x = (x - options.get("zero", 127.5)) * options.get("scale", 2 / 255)
     return {"y": pad(x, options.get("pad", 0))}
+
+
+def batch_norm(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
+    x, running, axes = arrays["x"], {}, (0, 2, 3)
+    if options["training"]:
+        mean, var, momentum = x.mean(axes), x.var(axes), options.get("momentum", 0.1)
+        for name, new in (("running_mean", mean), ("running_var", x.var(axes, ddof=1))):
+            if name in arrays:
+                running[name] = (1 - momentum) * arrays[name] + momentum * new
+    else:
+        mean, var = (running := {k: arrays[k] for k in ("running_mean", "running_var")}).values()
+    act, slope = options.get("act", "none"), options.get("slope", 0.2)
+    std = np.sqrt(var + 1e-5)[:, None, None]
+    xhat = (x - mean[:, None, None]) / std
+    weight, bias = _affine(arrays)
+    z = xhat * weight + bias
+    g = _act_grad(z, dys[0], act, slope)
+    grads = _norm_grads(xhat, std, g, weight, axes)
+    if not options["training"]:
+        grads["dx"] = g * weight / std
+    return {"y": _act(z, act, slope)} | running | grads

@@ -16,10 +16,10 @@ import oracles
 import test_op_contract as contract
 from fastcyclegan.kernels.reflection_pad import pad_ref
 from numerics import DTYPES, Fences, image, in_layout, limit
-from op_specs import INSTANCE_NORM, REFLECTION_PAD, Norm
+from op_specs import BATCH_NORM, INSTANCE_NORM, REFLECTION_PAD, Norm
 
 SHAPE = (2, 5, 8, 9)
-VARIANTS = {INSTANCE_NORM: "leaky_relu", REFLECTION_PAD: "pad 3"}
+VARIANTS = {INSTANCE_NORM: "leaky_relu", REFLECTION_PAD: "pad 3", BATCH_NORM: "relu"}
 CAUGHT = (
     AssertionError,
     pytest.fail.Exception,
@@ -110,6 +110,22 @@ def of_another_dtype(t):
     return t.to(torch.float32 if t.dtype == torch.float64 else torch.float64)
 
 
+@pytest.mark.parametrize(("variant", "moved"), (("relu", 0), ("eval relu", 1)))
+def test_wrong_running_statistics_are_caught(variant, moved):
+    """Those that stay in training, and those that move outside."""
+
+    def public(impl, **call):
+        if impl == "triton":
+            stale = {name: call[name].clone() for name in BATCH_NORM.mutated}
+            call["running_mean"] += moved
+            call |= stale
+        return BATCH_NORM.public(**call, impl="ref")
+
+    wrong = dataclasses.replace(BATCH_NORM, public=public)
+    with pytest.raises(AssertionError, match="running_mean"):
+        op_runs.assert_right(wrong, *BATCH_NORM.case(variant, SHAPE, torch.float32, "cpu"))
+
+
 def test_another_dtype_is_caught(op, case):
     with pytest.raises(AssertionError, match="y"):
         op_runs.assert_right(faulty(op, y=of_another_dtype), *case)
@@ -129,6 +145,13 @@ def read_beyond(t):
 def write_beyond(t):
     t = torch.empty_like(t).copy_(t)
     beyond(t).zero_()
+    return t
+
+
+def write_nan_beyond(t):
+    """As one does who read beyond an input."""
+    t = torch.empty_like(t).copy_(t)
+    beyond(t).fill_(float("nan"))
     return t
 
 
@@ -161,6 +184,7 @@ TWICE = contract.test_results_are_channels_last_and_the_same_twice
 DISTURBANCES = [
     (MEMORY, {"x": read_beyond}),
     (MEMORY, {"y": write_beyond}),
+    (MEMORY, {"y": write_nan_beyond}),
     (MEMORY, {"dx": leave_one_unwritten}),
     (TWICE, {"y": another_each_time()}),
     (TWICE, {"dx": another_each_time()}),

@@ -3,12 +3,24 @@
 import pytest
 import torch
 
-from bench import bench_augment, bench_image_pool, bench_instance_norm, bench_reflection_pad
+from bench import (
+    bench_augment,
+    bench_batch_norm,
+    bench_image_pool,
+    bench_instance_norm,
+    bench_reflection_pad,
+)
 from bench.op_bench import DEVICE, ImageCase, table
 from fastcyclegan.kernels.augment import augment_ref
 from fastcyclegan.kernels.philox import POOL_A, philox_ref
 
-MODULES = (bench_augment, bench_image_pool, bench_instance_norm, bench_reflection_pad)
+MODULES = (
+    bench_augment,
+    bench_batch_norm,
+    bench_image_pool,
+    bench_instance_norm,
+    bench_reflection_pad,
+)
 OPS = [module.OP for module in MODULES]
 # Of the largest value: one rounding of an fp32 result, none where images are copied, a few ulp of
 # bf16 for what PyTorch's own modules compute in bf16.
@@ -54,6 +66,15 @@ def test_bytes_of_reflection_pad():
     assert forward == x.nbytes + y.nbytes
     both = bench_reflection_pad.counted_bytes(ImageCase(tuple(x.shape), pad=1), "fwd_bwd")
     assert both == 2 * forward
+
+
+def test_bytes_of_batch_norm():
+    """Outside of backward's three inputs and its result, what three kernels read and write."""
+    case = bench_batch_norm.Case((2, 5, 4, 6))
+    x = 2 * 5 * 4 * 6 * 2
+    assert bench_batch_norm.counted_bytes(case, "fwd") == 3 * x
+    assert bench_batch_norm.counted_bytes(case, "bwd") == 5 * x
+    assert bench_batch_norm.counted_bytes(case, "fwd_bwd") == 8 * x
 
 
 def test_every_second_image_of_the_pool_is_swapped():

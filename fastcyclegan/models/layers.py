@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from fastcyclegan.kernels.batch_norm import batch_norm
 from fastcyclegan.kernels.instance_norm import instance_norm
 from fastcyclegan.kernels.reflection_pad import pad_ref, reflection_pad
 
@@ -66,8 +67,9 @@ def normalise(
         affine = {"weight": layer.scale, "bias": layer.shift, "impl": layer.impl}
         return instance_norm(x, act=act, slope=SLOPE, eps=EPS, **around, **affine)
     if layer.norm == "batch":
-        running = (layer.mean, layer.var)
-        x = F.batch_norm(x, *running, layer.scale, layer.shift, training, MOMENTUM, EPS)
+        tensors = (layer.scale, layer.shift, layer.mean, layer.var)
+        how = {"training": training, "momentum": MOMENTUM, "eps": EPS, "impl": layer.impl}
+        x, act = batch_norm(x, *tensors, **how, act=act, slope=SLOPE), "none"
     if act == "relu":
         x = torch.relu(x)
     elif act == "leaky_relu":
