@@ -38,7 +38,8 @@ def small_model(dtype: torch.dtype) -> CycleGAN:
 def test_flops_are_those_counted_by_hand(netG, pixels, identity, batch, tflop):
     model = unfilled_model(netG, pixels, lambda_identity=identity, dtype=torch.bfloat16)
     cost = step_cost(model, STEPS["fused"], [(batch, 3, pixels, pixels)] * 2, torch.bfloat16)
-    assert cost.flops / 1e12 == pytest.approx(tflop, rel=1e-4)
+    # folded 7x7 convolutions compute some columns that are not used: 0.03 to 0.08 %
+    assert cost.flops / 1e12 == pytest.approx(tflop, rel=1e-3)
 
 
 @pytest.mark.parametrize("impl", STEPS)

@@ -127,5 +127,5 @@ def _bytes(tensors: Iterable[Any], seen: set[int]) -> int:
     """Of the storages behind ``tensors`` that are not in ``seen``, where they are noted."""
     found = {t.untyped_storage()._cdata: t for t in tensors if isinstance(t, torch.Tensor)}
     new = {key: t.untyped_storage().nbytes() for key, t in found.items() if key not in seen}
-    seen |= new.keys()
+    seen.update(new)
     return sum(new.values())
