@@ -18,7 +18,9 @@ INSTALL = [
     "rich>=13.7",
     "jinja2>=3.1",
 ]
+PLOT = ["matplotlib>=3.9"]
 TEST = [
+    "matplotlib>=3.9",
     "pytest>=8.3",
     "pytest-benchmark>=5.1",
     "hypothesis>=6.100",
@@ -42,5 +44,5 @@ setup(
     packages=[*find_packages(include=["fastcyclegan", "fastcyclegan.*"]), "fastcyclegan.kernels"],
     package_dir={"fastcyclegan.kernels": "kernels"},
     install_requires=INSTALL,
-    extras_require={"test": TEST},
+    extras_require={"test": TEST, "plot": PLOT},
 )

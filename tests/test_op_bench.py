@@ -1,5 +1,7 @@
 """The benches of the ops: what they count, and that every provider computes the same."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,20 +24,35 @@ MODULES = (
     bench_reflection_pad,
 )
 OPS = [module.OP for module in MODULES]
-# Of the largest value: one rounding of an fp32 result, none where images are copied, a few ulp of
-# bf16 for what PyTorch's own modules compute in bf16.
-LARGEST_ERROR = {"augment": 2.0**-23, "image_pool": 0.0}
 
 
 @pytest.mark.parametrize("provider", ["ref", "native"])
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_providers_agree(op, provider):
     for case in op.small:
-        error = op.run(case, provider).error()
-        if provider == "native":
-            # In bf16 some of PyTorch's outputs are on the other side of the ReLU.
-            error.pop("dx", None)
-        assert error and max(error.values()) <= LARGEST_ERROR.get(op.name, 2.0**-5)
+        assert op.agreed(op.run(case, provider), provider)
+
+
+class Wrong:
+    """A result that is off."""
+
+    def __init__(self, **error: float) -> None:
+        self._error = error
+
+    def error(self) -> dict[str, float]:
+        return self._error
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_what_is_off_is_not_recorded(op, tmp_path, monkeypatch):
+    for off in (2 * op.largest_error + 1e-9, float("nan")):
+        with pytest.raises(AssertionError, match="nothing is recorded"):
+            op.agreed(Wrong(y=0.0, z=off), "ref")
+    monkeypatch.setattr("bench.op_bench.copy_gb_per_s", lambda: 100.0)
+    wrong = replace(op, run=lambda case, provider: Wrong(y=1.0))
+    result = wrong.record([(op.small[0], "ref")], tmp_path / "out.json", None)
+    (row,) = result["rows"]
+    assert "us" not in row and "nothing is recorded" in row["failed"]
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)

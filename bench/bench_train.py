@@ -1,0 +1,51 @@
+"""End to end: what the train command makes, from its start to its weights on the disk.
+
+    pytest bench/bench_train.py --benchmark-only
+
+The preset ``small`` on toy images, with and without ``--compile``. ``img_per_s`` is what the
+command measured of its last steps; the time of the row is the whole command's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.op_bench import DEVICE
+from fastcyclegan.steps.compilation import missing_compiler
+
+STEPS = 60
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def train(folder: Path, words: list[str]) -> float:
+    """img/s of the last tick of a training in ``folder``."""
+    command = [sys.executable, "-m", "fastcyclegan.train", "--preset", "small", "--name", "run"]
+    command += ["--steps", str(STEPS), "--print_freq", "20", "--display_freq", "1000000"]
+    command += ["--resume", "none", "--device", str(DEVICE)]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(
+        [*command, *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    lines = (folder / "checkpoints/run/metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
+    assert rows[-1]["step"] == STEPS
+    return rows[-1]["img_per_s"]
+
+
+@pytest.mark.parametrize("words", [[], ["--compile"]], ids=["eager", "compiled"])
+def bench_train(benchmark, tmp_path, words: list[str]) -> None:
+    lack = missing_compiler(DEVICE)
+    if words and lack:
+        pytest.skip(lack)
+    speed = benchmark.pedantic(train, (tmp_path, words), rounds=1)
+    benchmark.group = f"train command, preset small, {STEPS} steps, {DEVICE}"
+    benchmark.extra_info |= {"img_per_s": speed, "threads": torch.get_num_threads()}

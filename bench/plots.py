@@ -1,0 +1,110 @@
+"""Pictures of recorded figures: the waterfall of a ladder, the roofline of the ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.recorded import OpTiming, Recorded
+from fastcyclegan.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+GREEN, RED, BLUE, GREY = "#2a7f3f", "#b03030", "#20609f", "#888888"
+MARKS = {"triton": ("o", BLUE), "compile": ("s", "#d07000"), "native": ("v", RED)}
+MARKS |= {"ref": ("x", GREY), "cuDNN": ("^", GREEN)}
+
+
+def pyplot() -> Any:
+    """matplotlib, drawing into files. Raises UserError where it is not installed."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise UserError(
+            'matplotlib is not installed: pip install "fastcyclegan[plot]", or --no_plots'
+        ) from None
+    return plt
+
+
+def waterfall(recorded: Recorded, path: Path) -> None:
+    """One panel per ladder: each bar leads from the time of the row above it to its own.
+
+    Behind the first row, what the others are compared with, these come in the order of their times.
+    """
+    plt = pyplot()
+    count = len(recorded.ladders)
+    longest = max(len(rows) for rows in recorded.ladders.values())
+    height = 0.9 + count * (0.7 + 0.34 * longest)
+    figure, panels = plt.subplots(count, 1, figsize=(8.6, height), layout="constrained")
+    for axes, (group, rows) in zip(
+        [panels] if count == 1 else panels, recorded.ladders.items(), strict=True
+    ):
+        (first, start), *others = ((name, time.median) for name, time in rows.items())
+        _steps(axes, group, {first: start} | dict(sorted(others, key=lambda row: -row[1])))
+    figure.suptitle(f"One training step on {recorded.title}", fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _steps(axes: Axes, group: str, seconds: dict[str, float]) -> None:
+    times = list(seconds.values())
+    unit, scale = ("ms", 1e3) if max(times) < 0.1 else ("s", 1.0)
+    before = [times[0], *times[:-1]]
+    for place, (now, then) in enumerate(zip(times, before, strict=True)):
+        if place == 0:
+            axes.barh(place, now * scale, color=GREY)
+        else:
+            colour = GREEN if now <= then else RED
+            axes.barh(place, now * scale, color=colour, alpha=0.25)
+            axes.barh(place, abs(then - now) * scale, left=min(then, now) * scale, color=colour)
+        text = f" {now * scale:#.3g} {unit}, {times[0] / now:.2f}x"
+        axes.text(max(now, then) * scale, place, text, va="center", fontsize=8)
+    axes.set_yticks(range(len(times)), list(seconds), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.25 * max(times) * scale)
+    axes.set_xlabel(f"{unit} per step", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_title(group, fontsize=9, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def roofline(
+    title: str, ops: Sequence[OpTiming], copy_GB_per_s: float, matmul: float | None, path: Path
+) -> None:
+    """Counted FLOP/s over FLOP per byte, below what a copy and a matrix product reach."""
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(8.6, 5.4), layout="constrained")
+    drawn = [op for op in ops if op.flops]
+    for provider, (mark, colour) in MARKS.items():
+        points = [op for op in drawn if op.provider == provider]
+        if points:
+            xs = [op.flops / op.bytes for op in points]
+            ys = [op.flops / op.time.median / 1e12 for op in points]
+            label = "convolutions, cuDNN" if provider == "cuDNN" else f"norms, {provider}"
+            axes.scatter(xs, ys, s=18, marker=mark, color=colour, alpha=0.6, label=label)
+    lowest, highest = (f(op.flops / op.bytes for op in drawn) for f in (min, max))
+    edges = [lowest / 2, highest * 2]
+    corner = matmul * 1e3 / copy_GB_per_s if matmul else edges[1]
+    slope = [edges[0], min(corner, edges[1])]
+    told = f"copy: {copy_GB_per_s / 1e3:.2f} TB/s"
+    axes.plot(slope, [x * copy_GB_per_s / 1e3 for x in slope], color="black", lw=1.2)
+    axes.text(slope[0], slope[0] * copy_GB_per_s / 1e3 * 1.25, told, fontsize=8, rotation=30)
+    if matmul and corner < edges[1]:
+        axes.plot([corner, edges[1]], [matmul, matmul], color="black", lw=1.2)
+        axes.text(
+            edges[1], matmul * 1.1, f"matmul bf16: {matmul:.0f} TFLOP/s", fontsize=8, ha="right"
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("FLOP per byte that must be moved (norms: 7 forward, 12 backward per value)")
+    axes.set_ylabel("TFLOP/s, counted")
+    axes.grid(which="major", alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    axes.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,194 @@
+"""Recorded figures in one form, whichever bench wrote the file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from bench.probes.convs import LAYERS, PASSES, Layer
+from fastcyclegan.errors import UserError
+
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one thing: median, and the range of the middle samples where it is recorded."""
+
+    median: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class OpTiming:
+    """One op, case, provider and mode; ``flops`` is counted, ``bytes`` what must be moved."""
+
+    op: str
+    case: str
+    provider: str
+    mode: str
+    time: Timing
+    bytes: float
+    flops: float
+    of_copy: float | None = None
+
+
+@dataclass
+class Recorded:
+    """What one file holds.
+
+    Attributes:
+        machine: as the bench noted it.
+        ladders: by group, the rows of a ladder by name, in order.
+        ops: of the op benches and of convolutions.
+        others: any other timings by name.
+        copy_GB_per_s, matmul_TFLOP_per_s: ceilings that were measured in the same run.
+    """
+
+    path: Path
+    machine: dict[str, Any]
+    ladders: dict[str, dict[str, Timing]] = field(default_factory=dict)
+    ops: list[OpTiming] = field(default_factory=list)
+    others: dict[str, Timing] = field(default_factory=dict)
+    copy_GB_per_s: float | None = None
+    matmul_TFLOP_per_s: float | None = None
+
+    @property
+    def title(self) -> str:
+        """Machine, torch and commit."""
+        machine = self.machine
+        where = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('cores', '?')} cores"
+        told = re.search(r"\b[0-9a-f]{7,40}\b", str(machine.get("commit") or machine.get("source")))
+        commit = told[0][:7] if told else "not recorded"
+        return f"{where}, torch {machine.get('torch')}, commit {commit}, {machine.get('date')}"
+
+    def timings(self) -> dict[str, Timing]:
+        """Everything by a name of its own."""
+        steps = {f"{g}: {n}": t for g, rows in self.ladders.items() for n, t in rows.items()}
+        ops = {f"{o.op} {o.case} {o.provider} {o.mode}": o.time for o in self.ops}
+        return steps | ops | self.others
+
+
+def load(path: Path) -> Recorded:
+    """The figures of one JSON file. Raises UserError if a bench did not write it."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: cannot be read ({problem})") from None
+    reader = _reader(found)
+    if reader is None:
+        raise UserError(f"{path}: not the results of a bench, or of another schema")
+    try:
+        return reader(path, found)
+    except (KeyError, TypeError, AttributeError, ValueError) as problem:
+        raise UserError(f"{path}: results of another schema ({problem!r} is missing)") from None
+
+
+def _reader(found: Any) -> Callable[[Path, dict], Recorded] | None:
+    if not isinstance(found, dict):
+        return None
+    if "machine_info" in found and "benchmarks" in found:
+        return _from_pytest
+    if "op" in found and "rows" in found:
+        return _from_op
+    if "convs_first" in found:
+        return _from_probes
+    if "machine" in found and "rows" in found:
+        return _from_ladder
+    return None
+
+
+def _from_ladder(path: Path, found: dict) -> Recorded:
+    recorded = Recorded(path, found["machine"])
+    for row in found["rows"]:
+        rows = recorded.ladders.setdefault(row["group"], {})
+        rows[row["name"]] = Timing(row["interleaved_median_seconds"])
+    return recorded
+
+
+def _spread(us: dict[str, float]) -> Timing:
+    return Timing(us["median"] / 1e6, us["p10"] / 1e6, us["p90"] / 1e6)
+
+
+def _from_op(path: Path, found: dict) -> Recorded:
+    recorded = Recorded(path, found["machine"], copy_GB_per_s=found["copy_GB_per_s"])
+    recorded.ops = [_op(found["op"], row) for row in found["rows"] if "us" in row]
+    return recorded
+
+
+def _op(name: str, row: dict[str, Any]) -> OpTiming:
+    key = row["case"], row["provider"], row["mode"]
+    flops = norm_flops(row["case"], row["mode"]) if name.endswith("_norm") else 0.0
+    return OpTiming(name, *key, _spread(row["us"]), row["counted_bytes"], flops, row["of_copy"])
+
+
+def norm_flops(case: str, mode: str) -> float:
+    """By value of x: 7 forward (mean, deviation, scale, ReLU), 12 backward (two sums, dx)."""
+    count = prod(int(n) for n in case.partition("-")[0].split("x"))
+    return count * {"fwd": 7, "bwd": 12, "fwd_bwd": 19}[mode]
+
+
+def _from_probes(path: Path, found: dict) -> Recorded:
+    ceilings = found["ceilings"]
+    recorded = Recorded(
+        path,
+        found["machine"],
+        copy_GB_per_s=ceilings["copy_GB_per_s"]["median"],
+        matmul_TFLOP_per_s=ceilings["matmul_TFLOP_per_s"]["median"],
+    )
+    layers = {layer.name: layer for layer in LAYERS}
+    rest = found.get("convs_rest", {"rows": []})  # left out where time ran out
+    for row in (*found["convs_first"]["rows"], *rest["rows"]):
+        if row["layer"] in layers and row["layout"] == "channels_last":
+            count = conv_bytes(layers[row["layer"]], row["N"])
+            recorded.ops += [
+                OpTiming(
+                    "convolution",
+                    f"{row['layer']} N {row['N']}",
+                    "cuDNN",
+                    mode,
+                    _spread(row[mode]["us"]),
+                    count,
+                    row["GFLOP"] * 1e9,
+                )
+                for mode in PASSES
+                if mode in row and "us" in row[mode]
+            ]
+    return recorded
+
+
+def conv_bytes(layer: Layer, batch: int) -> int:
+    """Input, weight and output once each, in bf16."""
+    image = layer.in_channels * prod(layer.size) + layer.out_channels * prod(layer.out_size())
+    return BF16_BYTES * (
+        batch * image + layer.in_channels * layer.out_channels * prod(layer.kernel)
+    )
+
+
+def _from_pytest(path: Path, found: dict) -> Recorded:
+    machine = found["machine_info"].get("fastcyclegan")
+    if machine is None:
+        raise KeyError("machine_info.fastcyclegan")
+    matmul = machine["matmul_TFLOP_per_s"]["bfloat16"]
+    recorded = Recorded(path, machine, {}, [], {}, machine["copy_GB_per_s"], matmul)
+    for bench in found["benchmarks"]:
+        group, info, stats = bench["group"] or "", bench["extra_info"], bench["stats"]
+        name = bench["param"] or bench["name"]
+        if "interleaved_median_seconds" in info:
+            time = Timing(info["interleaved_median_seconds"])
+            recorded.ladders.setdefault(group, {})[name] = time
+        elif group.startswith("op, "):
+            _, op, mode, case, _ = group.split(", ")
+            provider = name.removeprefix(f"{case}-").removesuffix(f"-{mode}")
+            row = info | {"case": case, "provider": provider, "mode": mode}
+            recorded.ops.append(_op(op, row))
+        else:
+            time = Timing(stats["median"], stats["q1"], stats["q3"])
+            recorded.others[f"{group}: {name}"] = time
+    return recorded

@@ -1,0 +1,177 @@
+"""Pictures and README's tables of what is recorded, or two recordings compared.
+
+    python -m bench.report [--results DIR] [--readme FILE] [--no_plots]
+    python -m bench.report --compare A.json B.json
+
+The first reads every folder of DIR, draws ladder.png and roofline.png into it, and writes the
+tables between the markers that README has for that folder. The second prints what became faster or
+slower by more than the noise, from A to B.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench import plots
+from bench.recorded import OpTiming, Recorded, Timing, load
+from fastcyclegan import command
+from fastcyclegan.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+# Where a recording has no spread: what medians of interleaved rounds differ by from run to run.
+NOISE = 0.05
+PROVIDERS = ("triton", "compile", "ref", "native")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; --help lists the options")
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m bench.report", allow_abbrev=False)
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--no_plots", action="store_true", help="tables alone, without matplotlib")
+    parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"))
+    args = parser.parse_args(argv)
+    if args.compare:
+        for line in compare(*(load(path) for path in args.compare)):
+            print(line)
+        return command.DONE
+    if not args.results.is_dir():
+        raise UserError(f"--results {args.results}: no such folder")
+    text = args.readme.read_text(encoding="utf-8")
+    for folder in sorted(path for path in args.results.iterdir() if path.is_dir()):
+        recordings = [load(path) for path in sorted(folder.glob("*.json"))]
+        if not args.no_plots:
+            draw(folder, recordings)
+        for name, table in tables(recordings):
+            text = put(text, f"{folder.name} {name}", table)
+    args.readme.write_text(text, encoding="utf-8")
+    return command.DONE
+
+
+def draw(folder: Path, recordings: Sequence[Recorded]) -> None:
+    """ladder.png and roofline.png of one machine, as far as there are figures for them."""
+    for recorded in recordings:
+        if recorded.ladders:
+            plots.waterfall(recorded, folder / "ladder.png")
+            print(f"wrote {folder / 'ladder.png'}")
+    ops = _once(recordings)
+    measured = [r for r in recordings if any(op in r.ops for op in ops)]
+    copies = [r.copy_GB_per_s for r in measured if r.copy_GB_per_s]
+    products = [r.matmul_TFLOP_per_s for r in measured if r.matmul_TFLOP_per_s]
+    if any(op.flops for op in ops) and copies:
+        title = "\n".join(f"{r.path.name}: {r.title}" for r in measured)
+        path = folder / "roofline.png"
+        plots.roofline(title, ops, max(copies), max(products, default=None), path)
+        print(f"wrote {path}")
+
+
+def _once(recordings: Sequence[Recorded]) -> list[OpTiming]:
+    """The timings of ops; of one that several files have, that of the first."""
+    found: dict[tuple, OpTiming] = {}
+    for recorded in recordings:
+        for op in recorded.ops:
+            found.setdefault((op.op, op.case, op.provider, op.mode), op)
+    return list(found.values())
+
+
+def tables(recordings: Sequence[Recorded]) -> Iterator[tuple[str, str]]:
+    """(name, Markdown) of each table that can be made of the recordings of one machine."""
+    for recorded in recordings:
+        if recorded.ladders:
+            yield "ladder", ladder_table(recorded)
+    ops = [op for op in _once(recordings) if op.op != "convolution"]
+    if ops:
+        yield "ops", op_table(ops)
+
+
+def ladder_table(recorded: Recorded) -> str:
+    """One row per way to do the step, one column per size: seconds, and how many times faster."""
+    groups = list(recorded.ladders)
+    names = list(dict.fromkeys(name for rows in recorded.ladders.values() for name in rows))
+    heads = [group.removeprefix("step, ").rpartition(", ")[0] for group in groups]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(groups)) + "|"]
+    for name in names:
+        cells = [_step_cell(recorded.ladders[group], name) for group in groups]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{recorded.title}."])
+
+
+def _step_cell(rows: dict[str, Timing], name: str) -> str:
+    if name not in rows:
+        return ""
+    first, seconds = next(iter(rows.values())).median, rows[name].median
+    shown = f"{seconds:#.3g} s" if seconds >= 0.1 else f"{seconds * 1e3:#.3g} ms"
+    return f"{shown}, {first / seconds:.2f}x"
+
+
+def op_table(ops: Sequence[OpTiming]) -> str:
+    """One row per case, forward and backward together: us of every provider, share of a copy."""
+    by_key = {(op.op, op.case, op.provider): op for op in ops if op.mode in ("fwd_bwd", "fwd")}
+    whole = {(op.op, op.case, op.provider): op for op in ops if op.mode == "fwd_bwd"}
+    by_key |= whole
+    present = [p for p in PROVIDERS if any(key[2] == p for key in by_key)]
+    lines = [f"| us | {' | '.join(present)} | of a copy |", "|---" * (2 + len(present)) + "|"]
+    for op, case in dict.fromkeys(key[:2] for key in by_key):
+        found = [by_key.get((op, case, provider)) for provider in present]
+        cells = [f"{f.time.median * 1e6:.3g}" if f else "" for f in found]
+        share = next((f.of_copy for f in found if f and f.of_copy is not None), None)
+        last = f"{share:.0%}" if share is not None else ""
+        lines.append(f"| {op} {case} | {' | '.join(cells)} | {last} |")
+    return "\n".join(lines)
+
+
+def put(text: str, name: str, table: str) -> str:
+    """``text`` with ``table`` between the markers of ``name``, where it has them."""
+    begin, end = f"<!-- bench {name} -->", "<!-- end -->"
+    pattern = re.compile(rf"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
+    if begin in text and not pattern.search(text):
+        raise UserError(f"README: the marker {begin} has no {end} behind it")
+    return pattern.sub(lambda match: f"{begin}\n{table}\n{end}", text)
+
+
+def compare(a: Recorded, b: Recorded) -> Iterator[str]:
+    """What changed from ``a`` to ``b`` by more than the noise, the largest change first.
+
+    Raises:
+        UserError: the two have nothing in common.
+    """
+    old, new = a.timings(), b.timings()
+    common = [name for name in old if name in new]
+    if not common:
+        raise UserError(f"{a.path} and {b.path} have no row in common")
+    yield f"A: {a.title}"
+    yield f"B: {b.title}"
+    changed = [name for name in common if beyond_noise(old[name], new[name])]
+    for name in sorted(changed, key=lambda n: -abs(new[n].median / old[n].median - 1)):
+        before, after = old[name].median, new[name].median
+        word = "faster" if after < before else "slower"
+        ratio = max(before, after) / min(before, after)
+        yield f"{ratio:.2f}x {word}  {name}: {_time(before)} -> {_time(after)}"
+    within = len(common) - len(changed)
+    yield f"{len(changed)} of {len(common)} changed, {within} within the noise"
+    for letter, names in (("A", old.keys() - new.keys()), ("B", new.keys() - old.keys())):
+        if names:
+            yield f"only in {letter}: {len(names)}, such as {min(names)}"
+
+
+def beyond_noise(a: Timing, b: Timing) -> bool:
+    """Whether the ranges of the middle samples are apart; by NOISE where there are none."""
+    if None in (a.low, a.high, b.low, b.high):
+        return abs(b.median / a.median - 1) > NOISE
+    return a.high < b.low or b.high < a.low
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:#.3g} s" if seconds >= 0.1 else f"{seconds * 1e6:#.4g} us"
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

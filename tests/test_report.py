@@ -1,0 +1,197 @@
+"""python -m bench.report: recorded figures read, drawn, put into tables and compared."""
+
+import builtins
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench import recorded, report
+from bench.probes.convs import LAYERS
+from bench.recorded import Timing, load
+from fastcyclegan import command
+from fastcyclegan.errors import UserError
+from house_rules import ROOT
+
+RESULTS = ROOT / "bench/results"
+MACHINE = {"cpu": "Some CPU", "cores": 2, "torch": "2.13.0", "commit": "a" * 40, "date": "today"}
+
+
+def op_file(us: float = 10.0, spread: float = 0.1, **row) -> dict:
+    times = {"median": us, "p10": us * (1 - spread), "p90": us * (1 + spread), "n": 15}
+    key = {"case": "2x4x8x8-bfloat16-relu", "provider": "triton", "mode": "fwd_bwd"}
+    figures = {"us": times, "counted_bytes": 4096, "of_copy": 0.5, "error": {"y": 0.0}}
+    rows = [key | figures | row]
+    return {"op": "instance_norm", "machine": MACHINE, "copy_GB_per_s": 100.0, "rows": rows}
+
+
+def ladder_file(*seconds: float) -> dict:
+    rows = [
+        {"name": f"way {i}", "group": "step, 64 px, cpu", "interleaved_median_seconds": s}
+        for i, s in enumerate(seconds)
+    ]
+    return {"machine": MACHINE, "note": "", "rows": rows}
+
+
+def pytest_file() -> dict:
+    """As pytest-benchmark writes it, with what bench/conftest.py adds."""
+    ceilings = {"copy_GB_per_s": 12.0, "matmul_TFLOP_per_s": {"float32": 0.1, "bfloat16": 0.2}}
+    stats = {"median": 0.5, "q1": 0.4, "q3": 0.6}
+    op = op_file()["rows"][0]
+    case, mode = op["case"], op["mode"]
+    benches = [
+        {
+            "name": "bench_small_step[fused fp32 eager]",
+            "param": "fused fp32 eager",
+            "group": "step, 64 px, cpu",
+            "extra_info": {"interleaved_median_seconds": 0.25},
+        },
+        {
+            "name": "bench_instance_norm[x]",
+            "param": f"{case}-triton-{mode}",
+            "group": f"op, instance_norm, {mode}, {case}, cpu",
+            "extra_info": {k: op[k] for k in ("us", "counted_bytes", "of_copy")},
+        },
+        {"name": "bench_decode", "param": None, "group": "data, decode", "extra_info": {}},
+    ]
+    info = {"schema": "fastcyclegan/bench/1", "fastcyclegan": MACHINE | ceilings}
+    return {"machine_info": info, "benchmarks": [b | {"stats": stats} for b in benches]}
+
+
+def write(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_what_is_recorded_here_can_be_read():
+    files = [path for path in RESULTS.glob("*/*.json")]
+    found = {path.name: load(path) for path in files}
+    assert {"ops.json", "probes.json", "ladder.json"} <= found.keys()
+    assert len(found["ops.json"].ops) == 138 and found["ops.json"].copy_GB_per_s == 4298.5
+    convolutions = {op.case for op in found["probes.json"].ops}
+    assert len(convolutions) > 2 * len(LAYERS) and found["probes.json"].matmul_TFLOP_per_s > 700
+    assert [len(rows) for rows in found["ladder.json"].ladders.values()] == [7, 7]
+    assert "commit f967ae5" in found["ops.json"].title
+
+
+def test_a_run_of_pytest_is_read(tmp_path):
+    found = load(write(tmp_path / "tests.json", pytest_file()))
+    assert found.ladders == {"step, 64 px, cpu": {"fused fp32 eager": Timing(0.25)}}
+    (op,) = found.ops
+    assert (op.op, op.provider, op.mode, op.bytes) == ("instance_norm", "triton", "fwd_bwd", 4096)
+    assert op.time == Timing(1e-5, pytest.approx(9e-6), pytest.approx(1.1e-5))
+    assert found.others == {"data, decode: bench_decode": Timing(0.5, 0.4, 0.6)}
+    assert (found.copy_GB_per_s, found.matmul_TFLOP_per_s) == (12.0, 0.2)
+
+
+def test_counted_work():
+    case = "2x4x8x8-bfloat16-relu"
+    assert recorded.norm_flops(case, "fwd_bwd") == 19 * 2 * 4 * 8 * 8
+    trunk = next(layer for layer in LAYERS if layer.name == "G 3x3 256->256 valid")
+    values = 2 * (256 * 66 * 66 + 256 * 64 * 64) + 256 * 256 * 9
+    assert recorded.conv_bytes(trunk, 2) == 2 * values
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([1, 2], "not the results of a bench, or of another schema"),
+        ({"rows": []}, "not the results of a bench, or of another schema"),
+        ({"machine": {}, "rows": [{"group": "g"}]}, "results of another schema ("),
+        ({"machine_info": {}, "benchmarks": []}, "results of another schema ("),
+    ],
+)
+def test_results_of_another_schema(tmp_path, capsys, content, said):
+    path = write(tmp_path / "results/gpu/x.json", content)
+    with pytest.raises(UserError, match=r"x\.json") as problem:
+        load(path)
+    assert said in str(problem.value) and "\n" not in str(problem.value)
+    readme = tmp_path / "README.md"
+    readme.write_text("")
+    words = ["--results", str(tmp_path / "results"), "--readme", str(readme)]
+    assert command.run(report.main, words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_pictures_and_tables(tmp_path, capsys):
+    folder = tmp_path / "results/cpu"
+    write(folder / "ladder.json", ladder_file(0.4, 0.5, 0.1, 0.05))
+    write(folder / "ops.json", op_file())
+    readme = tmp_path / "README.md"
+    before = "a\n<!-- bench cpu ladder -->\nold\n<!-- end -->\nb\n"
+    readme.write_text(before + "<!-- bench cpu ops -->\n<!-- end -->\n")
+    words = ["--results", str(tmp_path / "results"), "--readme", str(readme)]
+    assert command.run(report.main, words) == 0
+    for name in ("ladder.png", "roofline.png"):
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) > 300 and len(picture.convert("RGB").getcolors(2**24)) > 20
+    text = readme.read_text()
+    assert text.startswith("a\n<!-- bench cpu ladder -->\n| | 64 px |\n") and "old" not in text
+    assert "| way 2 | 0.100 s, 4.00x |\n| way 3 | 50.0 ms, 8.00x |" in text
+    assert "Some CPU, 2 cores, torch 2.13.0, commit aaaaaaa, today." in text
+    assert "| instance_norm 2x4x8x8-bfloat16-relu | 10 | 50% |" in text
+    assert command.run(report.main, [*words, "--no_plots"]) == 0
+    assert readme.read_text() == text
+
+
+def test_readme_holds_the_tables_of_what_is_recorded(tmp_path):
+    """The committed README is what the command makes of the committed results."""
+    copy = tmp_path / "README.md"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    copy.write_text(text, encoding="utf-8")
+    assert command.run(report.main, ["--readme", str(copy), "--no_plots"]) == 0
+    assert copy.read_text(encoding="utf-8") == text and "<!-- bench" in text
+
+
+def test_a_marker_without_end(tmp_path):
+    with pytest.raises(UserError, match="has no <!-- end -->"):
+        report.put("<!-- bench cpu ladder -->\n", "cpu ladder", "x")
+
+
+def test_without_matplotlib(tmp_path, monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    write(tmp_path / "results/cpu/ladder.json", ladder_file(1.0, 0.5))
+    (tmp_path / "README.md").write_text("")
+    monkeypatch.setattr(builtins, "__import__", without)
+    words = ["--results", str(tmp_path / "results"), "--readme", str(tmp_path / "README.md")]
+    assert command.run(report.main, words) == 2
+    assert "matplotlib is not installed: pip install" in capsys.readouterr().err
+    assert command.run(report.main, [*words, "--no_plots"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "changed"),
+    [
+        (Timing(1.0, 0.9, 1.1), Timing(0.7, 0.6, 0.8), True),
+        (Timing(1.0, 0.9, 1.1), Timing(1.3, 1.2, 1.4), True),
+        (Timing(1.0, 0.9, 1.1), Timing(0.85, 0.7, 1.0), False),
+        (Timing(1.0), Timing(1.04, 1.03, 1.05), False),
+        (Timing(1.0), Timing(0.94), True),
+    ],
+)
+def test_noise(a, b, changed):
+    assert report.beyond_noise(a, b) is changed
+
+
+def test_compare(tmp_path, capsys):
+    a = write(tmp_path / "a.json", ladder_file(1.0, 0.5, 0.1, 0.2))
+    b = write(tmp_path / "b.json", ladder_file(1.01, 0.6, 0.05))
+    assert command.run(report.main, ["--compare", str(a), str(b)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("2.00x faster  step, 64 px, cpu: way 2: 0.100 s -> ")
+    assert lines[3].startswith("1.20x slower  step, 64 px, cpu: way 1: 0.500 s -> 0.600 s")
+    assert lines[4] == "2 of 3 changed, 1 within the noise"
+    assert lines[5] == "only in A: 1, such as step, 64 px, cpu: way 3"
+    other = write(tmp_path / "c.json", op_file())
+    assert command.run(report.main, ["--compare", str(a), str(other)]) == 2
+    assert "have no row in common" in capsys.readouterr().err
+    assert command.run(report.main, ["--compare", str(a), str(tmp_path / "no.json")]) == 2
+    assert command.run(report.main, ["--wrong"]) == 2
