@@ -22,6 +22,15 @@ def test_linear_policy_is_jz_table():
     assert schedule.total_steps == 2000
 
 
+def test_article_policy_falls_to_zero_over_the_decay():
+    """2e-4 below epoch 100, then 2e-4 - 2e-4 (epoch - 100) / 100, epochs counted from 0."""
+    schedule = Schedule(10, 1, 100, 100, policy="article")
+    for epoch, factor in {0: 1.0, 99: 1.0, 100: 1.0, 101: 0.99, 150: 0.5, 199: 0.01}.items():
+        for step in (epoch * 10, epoch * 10 + 9):
+            assert schedule.factor(step) == pytest.approx(factor, abs=1e-12)
+    assert Schedule(10, 1, 5, 0, policy="article").factor(49) == 1.0
+
+
 def test_batches_run_across_epoch_ends():
     schedule = Schedule(images_per_epoch=10, batch_size=4, n_epochs=1, n_epochs_decay=2)
     assert schedule.total_steps == 8  # 30 images, the last batch is full

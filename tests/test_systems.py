@@ -85,6 +85,27 @@ def test_the_articles_encoder_ends_in_64_by_64_by_256():
     assert seen == [(1, 256, 64, 64)] * 6 and y.shape == (1, 3, 256, 256)
 
 
+def test_residual_relu_stands_behind_each_sum():
+    """Of the trunk, with the same weights and input; and the option reaches the network."""
+    config, explicit = parse_explicit(TrainConfig, "train", "", ["--residual_relu", "--ngf", "2"])
+    arch = architectures(apply_preset(config, explicit))["G_A"]
+    net, plain = build(arch), build(arch | {"residual_relu": False})
+    assert arch["residual_relu"] and not plain.residual_relu
+    init_weights(net, 0.2, torch.Generator().manual_seed(3))
+    plain.load_state_dict(net.state_dict())
+    trunks = {}
+    for name, network in (("relu", net), ("plain", plain)):
+        seen = trunks.setdefault(name, [])
+
+        def decode(x, *rest, seen=seen, plainly=network.PIECES["decode"]):
+            seen.append(x)
+            return plainly(x, *rest)
+
+        network.pieces = {**network.PIECES, "decode": decode}
+        network.compute(torch.rand(1, 3, 32, 32), network.weights_in(torch.float32))
+    assert trunks["relu"][0].min() == 0 and trunks["plain"][0].min() < 0
+
+
 @pytest.mark.parametrize("preset", CYCLEGANS)
 def test_each_system_trains(here, preset):
     assert run(preset, "--no_fit_schedule", "--steps", "2") == 0
