@@ -108,7 +108,7 @@ def op_calls(
     """(op, arguments) of every distinct call in a forward and a backward of ``networks``."""
     shapes = [(arch, (n, 3, size, size)) for size, n, arch in product(sizes, batches, networks)]
     with Calls() as recorder, torch.device("meta"):
-        for arch, shape in (*shapes, *DCGAN):
+        for arch, shape in (*DCGAN, *shapes):
             net = build(arch)
             net.impl = "triton"
             if shape[2] % net.multiple:
