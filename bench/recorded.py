@@ -107,8 +107,14 @@ def _reader(found: Any) -> Callable[[Path, dict], Recorded] | None:
 def _from_ladder(path: Path, found: dict) -> Recorded:
     recorded = Recorded(path, found["machine"])
     for row in found["rows"]:
-        rows = recorded.ladders.setdefault(row["group"], {})
-        rows[row["name"]] = Timing(row["interleaved_median_seconds"])
+        if "group" in row:
+            rows = recorded.ladders.setdefault(row["group"], {})
+            rows[row["name"]] = Timing(row["interleaved_median_seconds"])
+        elif "img_per_s" in row:
+            recorded.others[row["name"]] = Timing(1 / row["img_per_s"])
+        else:
+            name = "seconds" if "seconds" in row else "cpu_seconds"
+            recorded.others[row["name"]] = Timing(row[name])
     return recorded
 
 
