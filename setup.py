@@ -19,8 +19,12 @@ INSTALL = [
     "jinja2>=3.1",
 ]
 PLOT = ["matplotlib>=3.9"]
+EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 TEST = [
     "matplotlib>=3.9",
+    "onnx>=1.17",
+    "onnxscript>=0.5",
+    "onnxruntime>=1.20",
     "pytest>=8.3",
     "pytest-benchmark>=5.1",
     "hypothesis>=6.100",
@@ -44,5 +48,5 @@ setup(
     packages=[*find_packages(include=["fastcyclegan", "fastcyclegan.*"]), "fastcyclegan.kernels"],
     package_dir={"fastcyclegan.kernels": "kernels"},
     install_requires=INSTALL,
-    extras_require={"test": TEST, "plot": PLOT},
+    extras_require={"test": TEST, "plot": PLOT, "export": EXPORT},
 )

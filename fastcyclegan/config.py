@@ -190,6 +190,25 @@ class TranslateConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Options of ``python -m fastcyclegan.export``."""
+
+    weights: str = required("a .safetensors or .pth file, or a run folder")
+    format: str = required(
+        "onnx; jz: .pth of junyanz's code; examples: .pth of pytorch/examples' DCGAN; safetensors",
+        choices=["onnx", "jz", "examples", "safetensors"],
+    )
+    output: str = required("the file to write, or the folder to write files into")
+    direction: str | None = option(
+        None, "which generator of a run folder for onnx (default: AtoB)", choices=["AtoB", "BtoA"]
+    )
+    pixel_range: str | None = option(
+        None, "of a .pth, which does not tell (default: tanh)", choices=list(PIXEL_RANGES)
+    )
+    overwrite: bool = option(False, "replace files that exist at the output")
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """Options of ``python -m fastcyclegan.checkpoint``."""
 

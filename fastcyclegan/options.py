@@ -25,9 +25,9 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": text, **metadata})
 
 
-def required(text: str) -> Any:
-    """A dataclass field that is an option without a default."""
-    return field(metadata={"help": text})
+def required(text: str, **metadata: Any) -> Any:
+    """A dataclass field that is an option without a default; ``metadata`` as for an option."""
+    return field(metadata={"help": text, **metadata})
 
 
 def positional(text: str, **metadata: Any) -> Any:

@@ -28,6 +28,7 @@ MAY_SPEAK = (*COMMANDS, "command")
 FREE = ("errors", "options", "config", "jz_options", "files", "pixel_range", "presets", "version")
 # The units that may use a third-party package; what is not named here may be used in all.
 ONLY_IN = {
+    "onnxruntime": {"export"},
     "triton": {"kernels"},
     "rich": {*COMMANDS, "training", "dry_run", "runs"},
     "jinja2": {"runs"},

@@ -7,7 +7,7 @@ from its keys and shapes.
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,16 @@ def find_in_folder(folder: Path, name: str) -> Path:
         f"{folder} has no {' or '.join(_names(name))}: give a run folder that has saved once, a "
         "folder of pytorch-CycleGAN-and-pix2pix, or a .safetensors or .pth file"
     )
+
+
+def network_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The files of those of the networks ``names`` that are in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = {name: path for name in names if (path := _in_folder(folder, name))}
+    return found or {names[0]: find_in_folder(folder, names[0])}
 
 
 def _names(name: str) -> tuple[str, ...]:
