@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from fastcyclegan.kernels.augment import augment
+from fastcyclegan.kernels.batch_norm import batch_norm
 from fastcyclegan.kernels.image_pool import image_pool
 from fastcyclegan.kernels.instance_norm import instance_norm, instance_norm_pad
 from fastcyclegan.kernels.philox import POOL_A
@@ -61,6 +62,7 @@ OPS: Mapping[str, Run] = {
     "instance_norm_pad": _with_gradient(
         lambda x, impl: instance_norm_pad(x, residual=x, impl=impl)
     ),
+    "batch_norm": _with_gradient(lambda x, impl: (batch_norm(x, act="leaky_relu", impl=impl),)),
     "reflection_pad": _with_gradient(lambda x, impl: (reflection_pad(x, 3, impl=impl),)),
     "image_pool": _pool,
     "augment": _augment,
