@@ -26,7 +26,8 @@ DECODED = 8
 # 64 and 128 px, fp32 and bf16: 1.18 to 1.25.
 CPU_OVERHEAD = 1.2
 MEASURED_STEPS, MEASURED_SECONDS = 3, 4.0
-# What a step reaches of the speed of one of its convolutions.
+# What a step reaches of the speed of one of its convolutions: on two CPU cores at 128 px 0.5 in
+# bf16, 0.7 in fp32.
 EFFICIENCY = 0.5
 
 
