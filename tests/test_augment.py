@@ -1,19 +1,15 @@
-"""Crop, flip and normalisation against NumPy slices, and the kernel against that reference.
+"""Crop, flip and normalisation against NumPy slices; on a GPU what is special to the kernel.
 
-Tests with a ``device`` run the kernel: on a GPU, or in a process of their own under Triton's
-interpreter, which ``test_under_interpreter`` starts.
+On a CPU ``test_op_contract.py`` holds the kernel to the reference, under Triton's interpreter.
 """
 
 import numpy as np
 import pytest
 import torch
 
-import numerics
 import oracles
-from fastcyclegan.kernels import dispatch
 from fastcyclegan.kernels.augment import augment, augment_ref, crop_ref, normalise_ref
 from fastcyclegan.pixel_range import PIXEL_RANGES
-from numerics import on_devices
 
 SIZES = [(9, 12), (17, 13), (8, 8)]
 
@@ -109,15 +105,16 @@ def test_halo_is_a_reflection():
     assert padded.is_contiguous(memory_format=torch.channels_last)
 
 
-@on_devices
-def test_kernel_takes_images_of_many_blocks(device):
-    rng = np.random.default_rng(0)
-    pixels = torch.from_numpy(rng.integers(0, 256, (3 * 90 * 100, 3), dtype=np.uint8)).to(device)
-    plan = [[9000, 0, 18000], [100, 100, 100], [0, 9, 13], [35, 0, 7], [1, 0, 1]]
-    plan = [torch.tensor(row, device=device) for row in plan]
+@pytest.mark.cuda
+def test_batches_of_the_networks():
+    draw = np.random.default_rng(0)
+    pixels = torch.from_numpy(draw.integers(0, 256, (3 * 286 * 286, 3), dtype=np.uint8)).cuda()
+    plan = [[2 * 286 * 286, 0, 286 * 286], [286] * 3, [0, 9, 30], [30, 0, 7], [1, 0, 1]]
+    plan = [torch.tensor(row, device="cuda") for row in plan]
     for pad in (0, 3):
-        found = augment(pixels, *plan, (77, 65), pad=pad, impl="triton")
-        assert torch.equal(found, augment_ref(pixels, *plan, (77, 65), pad=pad))
+        for dtype in (torch.bfloat16, torch.float32):
+            found = augment(pixels, *plan, (256, 256), dtype, pad=pad)
+            assert torch.equal(found, augment_ref(pixels, *plan, (256, 256), dtype, pad=pad))
 
 
 @pytest.mark.cuda
@@ -149,9 +146,3 @@ def test_graph_replays_read_the_plan_anew():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_same_numbers_on_cuda(dtype):
     assert torch.equal(cut(dtype=dtype)[0], cut(dtype=dtype, device="cuda")[0].cpu())
-
-
-if not dispatch.interpreted():
-
-    def test_under_interpreter():
-        assert numerics.run_under_interpreter(__file__) == 1
