@@ -60,6 +60,7 @@ NETWORKS = (
     RESNET | {"norm": "batch"},
 )
 SIZES, BATCHES = (256, 128), (2, 1, 8)
+# First, so that --few names what they share with others as the whole list does.
 DCGAN = (
     ({"class": "DCGANGenerator"}, (64, 100, 1, 1)),
     ({"class": "DCGANDiscriminator"}, (64, 3, 64, 64)),

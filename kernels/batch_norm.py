@@ -30,6 +30,7 @@ from fastcyclegan.kernels.dispatch import (
     accumulator,
     check_channels_last,
     check_image,
+    check_per_channel,
     check_rank,
     jit,
     next_power_of_2,
@@ -41,7 +42,7 @@ from fastcyclegan.kernels.dispatch import (
 from fastcyclegan.kernels.instance_norm import (
     ACTIVATIONS,
     _combine,
-    _instance_norm_stats_kernel,
+    launch_stats,
 )
 from fastcyclegan.kernels.instance_norm_bwd import (
     activate,
@@ -49,7 +50,7 @@ from fastcyclegan.kernels.instance_norm_bwd import (
     launch_apply,
     launch_sums,
 )
-from fastcyclegan.kernels.norm_config import apply_config, batch_config, split
+from fastcyclegan.kernels.norm_config import apply_config, batch_config
 
 # Pixels that an int32 can count, and those of a block that goes beyond them.
 LARGEST = 2**31 - 2**16
@@ -167,10 +168,11 @@ def _batch_norm_fwd_kernel(
     mask = (offs_p < HW)[:, None] & mask_c[None, :]
     x = tl.load(x_ptr + offs, mask=mask, other=0.0).to(ACC)
     mean = tl.load(mean_ptr + offs_c, mask=mask_c, other=0.0)
-    scale = tl.load(rstd_ptr + offs_c, mask=mask_c, other=0.0)
+    rstd = tl.load(rstd_ptr + offs_c, mask=mask_c, other=0.0)
+    # In the order in which backward computes it again, for the same signs.
+    z = (x - mean[None, :]) * rstd[None, :]
     if weight_ptr is not None:
-        scale *= tl.load(weight_ptr + offs_c, mask=mask_c, other=0.0).to(ACC)
-    z = (x - mean[None, :]) * scale[None, :]
+        z *= tl.load(weight_ptr + offs_c, mask=mask_c, other=0.0).to(ACC)[None, :]
     if bias_ptr is not None:
         z += tl.load(bias_ptr + offs_c, mask=mask_c, other=0.0).to(ACC)[None, :]
     tl.store(y_ptr + offs, activate(z, ACT, SLOPE).to(y_ptr.dtype.element_ty), mask=mask)
@@ -179,13 +181,8 @@ def _batch_norm_fwd_kernel(
 def _check(x: torch.Tensor, tensors: dict[str, torch.Tensor | None]) -> None:
     check_image(x, "x")
     check_channels_last(x, "x")
-    c = x.shape[1]
-    for name, t in tensors.items():
-        if t is not None and (t.shape != (c,) or not t.is_contiguous()):
-            raise ValueError(f"{name} must be ({c},) and contiguous, got {tuple(t.shape)}")
-        if t is not None and t.device != x.device:
-            raise ValueError(f"{name} is on {t.device}, x on {x.device}")
-    if x.numel() > LARGEST * c:
+    check_per_channel(x, tensors)
+    if x.numel() > LARGEST * x.shape[1]:
         raise ValueError(f'{tuple(x.shape)}: more than {LARGEST} pixels, use impl="ref"')
 
 
@@ -197,30 +194,18 @@ def _as_one(t: torch.Tensor) -> torch.Tensor:
 
 def _launch_stats(x, running_mean, running_var, momentum, eps, mean, rstd) -> None:
     _, c, h, w = x.shape
-    config = batch_config(c, x.element_size())
-    blocks = -(-c // config.block_c)
-    tiles, tile_pixels = split(h * w, blocks, config)
-    part = torch.empty((2, tiles, c), dtype=mean.dtype, device=x.device)
-    acc = accumulator(x.dtype)
-    finish_c = min(config.block_c, 16)
+    part, tile_pixels = launch_stats(x, batch_config(c, x.element_size()))
+    tiles = part.shape[2]
+    block_c = min(next_power_of_2(c), 16)
     with on_device(x):
-        _instance_norm_stats_kernel[(blocks * tiles,)](
-            *(x, part[0], part[1]),
-            *(h * w, c, tiles, tile_pixels),
-            ACC=acc,
-            UNROLL=config.unroll,
-            BLOCK_P=config.block_p,
-            BLOCK_C=config.block_c,
-            num_warps=config.num_warps,
-        )
-        _batch_norm_finish_kernel[(-(-c // finish_c),)](
+        _batch_norm_finish_kernel[(-(-c // block_c),)](
             *(part[0], part[1], mean, rstd, running_mean, running_var),
             *(h * w, c, tiles, tile_pixels),
             MOMENTUM=momentum,
             EPS=eps,
-            ACC=acc,
+            ACC=accumulator(x.dtype),
             BLOCK_T=next_power_of_2(tiles),
-            BLOCK_C=finish_c,
+            BLOCK_C=block_c,
             num_warps=4,
         )
 

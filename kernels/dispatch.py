@@ -93,6 +93,16 @@ def check_channels_last(x: torch.Tensor, name: str) -> None:
         )
 
 
+def check_per_channel(x: torch.Tensor, tensors: dict[str, torch.Tensor | None]) -> None:
+    """Raise ValueError unless each that is not None is (C,), contiguous and beside ``x``."""
+    shape = x.shape[1:2]
+    for name, t in tensors.items():
+        if t is not None and (t.shape != shape or not t.is_contiguous()):
+            raise ValueError(f"{name} must be ({shape[0]},) and contiguous, got {tuple(t.shape)}")
+        if t is not None and t.device != x.device:
+            raise ValueError(f"{name} is on {t.device}, x on {x.device}")
+
+
 def accumulator(dtype: torch.dtype) -> Any:
     """The Triton dtype that kernels compute in: fp64 for fp64, fp32 for all others."""
     return tl.float64 if dtype == torch.float64 else tl.float32

@@ -29,6 +29,7 @@ from fastcyclegan.kernels.dispatch import (
     accumulator,
     check_channels_last,
     check_image,
+    check_per_channel,
     jit,
     next_power_of_2,
     on_device,
@@ -42,7 +43,7 @@ from fastcyclegan.kernels.instance_norm_bwd import (
     instance_norm_bwd,
     spatial_strides,
 )
-from fastcyclegan.kernels.norm_config import apply_config, reduce_config, split
+from fastcyclegan.kernels.norm_config import Config, apply_config, reduce_config, split
 from fastcyclegan.kernels.reflection_pad import (
     check_pixels,
     check_reflection,
@@ -271,9 +272,8 @@ def _instance_norm_fwd_kernel(
             r = _load_reflected(
                 r_base, offs_p + BLOCK_P, end, mask_c, H, W, stride_rh, stride_rw, WP, PAD
             )
-        z = activate(z, ACT, SLOPE)
+        y = activate(z, ACT, SLOPE).to(y_ptr.dtype.element_ty)
         mask = (offs_p < end)[:, None] & mask_c[None, :]
-        y = z.to(y_ptr.dtype.element_ty)
         tl.store(y_base + (offs_p.to(tl.int64) * C)[:, None], y, mask=mask)
 
 
@@ -283,12 +283,9 @@ def _check(x, weight, bias, residual, act, residual_relu, pad) -> None:
     check_reflection(x, pad)
     check_pixels(x, pad)
     check_channels_last(x, "x")
-    for name, t in (("weight", weight), ("bias", bias)):
-        if t is not None and (t.shape != x.shape[1:2] or not t.is_contiguous()):
-            raise ValueError(f"{name} must be ({x.shape[1]},) and contiguous, got {tuple(t.shape)}")
-    for name, t in (("weight", weight), ("bias", bias), ("residual", residual)):
-        if t is not None and t.device != x.device:
-            raise ValueError(f"{name} is on {t.device}, x on {x.device}")
+    check_per_channel(x, {"weight": weight, "bias": bias})
+    if residual is not None and residual.device != x.device:
+        raise ValueError(f"residual is on {residual.device}, x on {x.device}")
     if residual is not None and residual.dtype != x.dtype:
         raise TypeError(f'residual is {residual.dtype}, x is {x.dtype}: cast it, or use impl="ref"')
 
@@ -306,37 +303,45 @@ def _outputs(x: torch.Tensor, pad: int) -> tuple[torch.Tensor, torch.Tensor, tor
     return y, mean, rstd
 
 
-def _launch(x, weight, bias, residual, act, slope, pad, eps, y, mean, rstd) -> None:
+def launch_stats(x: torch.Tensor, config: Config) -> tuple[torch.Tensor, int]:
+    """(2, N, tiles, C): partial means and M2 of each run of pixels; and the pixels of a run."""
     n, c, h, w = x.shape
-    first, second = (config(c, x.element_size()) for config in (reduce_config, apply_config))
-    groups = n * -(-c // first.block_c)
-    tiles, tile_pixels = split(h * w, groups, first)
-    chunks, chunk = split((h + 2 * pad) * (w + 2 * pad), groups, second)
-    part = torch.empty((2, n, tiles, c), dtype=mean.dtype, device=x.device)
-    acc = accumulator(x.dtype)
+    groups = n * -(-c // config.block_c)
+    tiles, tile_pixels = split(h * w, groups, config)
+    part = torch.empty((2, n, tiles, c), dtype=wide_dtype(x.dtype), device=x.device)
     with on_device(x):
         _instance_norm_stats_kernel[(groups * tiles,)](
             *(x, part[0], part[1]),
             *(h * w, c, tiles, tile_pixels),
-            ACC=acc,
-            UNROLL=first.unroll,
-            BLOCK_P=first.block_p,
-            BLOCK_C=first.block_c,
-            num_warps=first.num_warps,
+            ACC=accumulator(x.dtype),
+            UNROLL=config.unroll,
+            BLOCK_P=config.block_p,
+            BLOCK_C=config.block_c,
+            num_warps=config.num_warps,
         )
+    return part, tile_pixels
+
+
+def _launch(x, weight, bias, residual, act, slope, pad, eps, y, mean, rstd) -> None:
+    n, c, h, w = x.shape
+    part, tile_pixels = launch_stats(x, reduce_config(c, x.element_size()))
+    config = apply_config(c, x.element_size())
+    groups = n * -(-c // config.block_c)
+    chunks, chunk = split((h + 2 * pad) * (w + 2 * pad), groups, config)
+    with on_device(x):
         _instance_norm_fwd_kernel[(groups * chunks,)](
             *(x, residual, weight, bias, part[0], part[1], y, mean, rstd),
-            *(h, w, c, tiles, tile_pixels, chunk),
+            *(h, w, c, part.shape[2], tile_pixels, chunk),
             *spatial_strides(residual),
             ACT=act,
             SLOPE=slope,
             EPS=eps,
             PAD=pad,
-            ACC=acc,
-            BLOCK_T=next_power_of_2(tiles),
-            BLOCK_P=second.block_p,
-            BLOCK_C=second.block_c,
-            num_warps=second.num_warps,
+            ACC=accumulator(x.dtype),
+            BLOCK_T=next_power_of_2(part.shape[2]),
+            BLOCK_P=config.block_p,
+            BLOCK_C=config.block_c,
+            num_warps=config.num_warps,
         )
 
 
