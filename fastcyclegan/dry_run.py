@@ -64,8 +64,18 @@ class Plan:
         return self.process + self._fixed + int(self.overhead * self.cost.live)
 
     @property
+    def checkpoint(self) -> int:
+        """What a checkpoint takes while it is written: a copy, and its largest file as bytes.
+
+        0 on a GPU, as it lies in main memory.
+        """
+        held = self.cost.held
+        state = held["Adam's moments"] + held["image pools"]
+        return held["parameters"] + 2 * state if self.process else 0
+
+    @property
     def _fixed(self) -> int:
-        return sum(self.cost.held.values()) + self.survey.decoded_bytes
+        return sum(self.cost.held.values()) + self.survey.decoded_bytes + self.checkpoint
 
     @property
     def fits(self) -> bool:
@@ -86,6 +96,7 @@ class Plan:
         held = {name: size for name, size in self.cost.held.items() if size}
         parts = {"python and torch": self.process} if self.process else {}
         parts |= held | {"decoded images": self.survey.decoded_bytes}
+        parts |= {"a checkpoint being written": self.checkpoint} if self.checkpoint else {}
         parts |= {"activations": int(self.overhead * self.cost.live)}
         told = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
         yield f"memory: {_size(self.bytes)} at its peak: {told}"

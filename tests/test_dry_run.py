@@ -77,14 +77,18 @@ def test_bad_headers_are_counted(here, capsys):
 
 
 def a_plan(**changed) -> Plan:
-    cost = Cost(10**12, {"parameters": 100}, 50)
-    survey = Survey({"A": 3}, 0, 200)
+    cost = Cost(10**12, {"parameters": 20, "Adam's moments": 30, "image pools": 0}, 50)
+    survey = Survey({"A": 3}, 0, 170)
     values = {"title": "", "survey": survey, "steps": 10, "batch_size": 5, "cost": cost}
     return Plan(**(values | {"process": 1000, "overhead": 2.0, "free": 420} | changed))
 
 
 def test_fit_and_largest_batch():
-    """Held 300, and 20 per image of batch 5; the process's own memory is taken already."""
+    """Held 300, a checkpoint's 80 among them, and 20 per image of batch 5.
+
+    The process's own memory is taken already.
+    """
+    assert a_plan().checkpoint == 80 and a_plan(process=0).checkpoint == 0
     assert a_plan().bytes == 1400 and a_plan(free=400).fits and not a_plan(free=399).fits
     assert [a_plan(free=free).largest_batch for free in (420, 399, 319, 10)] == [6, 4, 0, 0]
 
