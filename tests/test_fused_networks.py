@@ -34,7 +34,8 @@ NETWORKS = {
     "resnet, smallest": (RESNET | {"n_blocks": 1}, (4, 3, 12, 8)),
     "resnet, resize, dropout": (RESNET | {"upsample": "resize", "dropout": True}, (1, 3, 16, 20)),
     "resnet, zero padding": (RESNET | {"padding": "zero"}, (1, 3, 16, 20)),
-    "resnet, batch norm": (RESNET | {"norm": "batch"}, (2, 3, 16, 20)),
+    # many pixels: on fewer the rounding of kernel and reference differs by luck, up to four times
+    "resnet, batch norm": (RESNET | {"norm": "batch"}, (8, 3, 24, 28)),
     "patchgan": (PATCHGAN, (2, 3, 47, 37)),
     "pixel": ({"class": "PixelDiscriminator", "ndf": 4}, (1, 3, 9, 7)),
     "unet": ({"class": "UnetGenerator", "ngf": 2, "num_downs": 5}, (1, 3, 64, 32)),
