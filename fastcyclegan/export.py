@@ -235,7 +235,8 @@ def _inputs(net: Network) -> list[torch.Tensor]:
     m, channels = net.multiple, net.arch["input_nc"]
     side = -(-max(64, net.smallest) // m) * m
     *_, centre, half = _range(net)
-    shapes = (2, side, side + m), (1, side, side), (1, side + 2 * m, side)
+    # The first, by which torch.export traces, has no side of one multiple: it takes 1 for fixed.
+    shapes = (2, side + m, side + 2 * m), (1, side, side), (1, side + 2 * m, side)
     return [
         (torch.rand(n, channels, h, w, generator=generator) * 2 - 1) * half + centre
         for n, h, w in shapes
@@ -255,7 +256,7 @@ def _save_onnx(path: Path, net: Network) -> None:
     if "nz" not in net.arch:
         least = -(-net.smallest // net.multiple)
         for axis, name in ((2, "rows"), (3, "columns")):
-            dims[axis] = net.multiple * torch.export.Dim(name, min=max(2, least))
+            dims[axis] = net.multiple * torch.export.Dim(name, min=least)
     quiet = logging.getLogger("torch.onnx")
     before = quiet.level
     quiet.setLevel(logging.ERROR)

@@ -54,34 +54,35 @@ def test_a_hundred_kills_lose_nothing(here):
     run, words = RunFolder(Path("checkpoints/mine")), "--save_every_steps 1 --keep 2 --name mine"
     rng, saved, inside, steps = random.Random(0), 0, 0, []
     for _ in range(KILLS):
-        forker.stdin.write(f"{words} --steps 100000\n")
-        forker.stdin.flush()
-        child, told = int(_word(forker)), b""
+        child, told = _ask(forker, f"{words} --steps 100000"), b""
         while not told and not Path("err.txt").read_text():
             time.sleep(0.01)
             told = _read(reading)
         time.sleep(rng.random() * 0.2)
         os.kill(child, signal.SIGKILL)
-        while _word(forker) != "over":
-            pass
+        assert _word(forker) == "over"
         told += _read(reading)
         saved = max(saved, int(told.split()[-1]))
         inside += bool(list(run.ckpt.glob(TEMPORARY_PREFIX + "*")))
         found = latest_checkpoint(run, lambda *damaged: pytest.fail(str(damaged)))
         assert found[0] >= saved
         steps.append(found[0])
+    assert steps == sorted(steps) and inside >= 3, f"{inside} kills inside the writer"
+    for last in (words, "--name whole"):
+        _ask(forker, f"{last} --steps {steps[-1] + 2}")
+        assert _word(forker) == "over"
     forker.kill()
     forker.wait()
-    assert steps == sorted(steps) and inside >= 3, f"{inside} kills inside the writer"
-    last = str(steps[-1] + 2)
-    assert (
-        run_on_data("--name", "mine", "--save_every_steps", "1", "--keep", "2", "--steps", last)
-        == 0
-    )
-    assert run_on_data("--name", "whole", "--steps", last) == 0
     mine, whole = (outcome(Path("checkpoints") / name) for name in ("mine", "whole"))
     assert same(mine, whole)
     print(f"{KILLS} kills, {inside} inside the writer, {steps[-1]} steps, 0 lost")
+
+
+def _ask(forker, words):
+    """The process that trains as ``words`` say, which the forker was asked for."""
+    forker.stdin.write(words + "\n")
+    forker.stdin.flush()
+    return int(_word(forker))
 
 
 def _word(forker):
