@@ -20,11 +20,13 @@ INSTALL = [
 ]
 PLOT = ["matplotlib>=3.9"]
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
+TRACK = ["tensorboard>=2.20"]
 TEST = [
     "matplotlib>=3.9",
     "onnx>=1.17",
     "onnxscript>=0.5",
     "onnxruntime>=1.20",
+    "tensorboard>=2.20",
     "pytest>=8.3",
     "pytest-benchmark>=5.1",
     "hypothesis>=6.100",
@@ -48,5 +50,5 @@ setup(
     packages=[*find_packages(include=["fastcyclegan", "fastcyclegan.*"]), "fastcyclegan.kernels"],
     package_dir={"fastcyclegan.kernels": "kernels"},
     install_requires=INSTALL,
-    extras_require={"test": TEST, "plot": PLOT, "export": EXPORT},
+    extras_require={"test": TEST, "plot": PLOT, "export": EXPORT, "track": TRACK},
 )

@@ -13,6 +13,7 @@ from fastcyclegan.jz_options import MAPPED, REFUSED_MODELS, REMOVED, REMOVED_FRO
 from fastcyclegan.options import option, positional, required
 from fastcyclegan.pixel_range import PIXEL_RANGES
 from fastcyclegan.presets import PRESETS
+from fastcyclegan.trackers import TRACKERS
 
 CUDA_GRAPH = ("auto", "on", "off")
 
@@ -151,6 +152,9 @@ class TrainConfig:
     )
     profile_steps: str | None = option(
         None, "A:B profiles steps A to B - 1: in the trace, or by cudaProfilerApi"
+    )
+    track: str | None = option(
+        None, "show metrics and previews there too, see docs/api.md", choices=TRACKERS
     )
 
 

@@ -1,7 +1,7 @@
 """What a training writes: losses at ticks, previews, checkpoints; and the clock of its speed."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import ceil, isfinite, nan
 from typing import Any
@@ -15,6 +15,7 @@ from fastcyclegan.runs.checkpoint import take_snapshot, write_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import MetricsLog
 from fastcyclegan.runs.progress import Progress
+from fastcyclegan.runs.tracking import Tracking
 from fastcyclegan.runs.writer import Writer
 from fastcyclegan.skips import Skips, told
 from fastcyclegan.steps.schedule import Plateau, Schedule
@@ -45,10 +46,12 @@ class Recorder:
         system: System,
         schedule: Schedule,
         plateau: Plateau | None,
+        say: Callable[[str], None],
     ) -> None:
         self.config, self.folder, self.system = config, folder, system
         self.model, self.schedule, self.plateau = system.model, schedule, plateau
         self.metrics = MetricsLog(folder.metrics)
+        self.tracking = Tracking(config.track, folder, say)
         self.skips = Skips(config, folder, system)
         # of the steps of this tick that counted, and how many these are
         self.sums = torch.zeros(len(system.LOSSES) + 1, device=system.device)
@@ -70,6 +73,7 @@ class Recorder:
     def rewind(self, step: int) -> None:
         """Drop the metrics of what is about to be done again. Raises OSError."""
         self.metrics.rewind(step or -1, self.summed)
+        self.tracking.rewind(step, step - self.summed if step else -1)
 
     def start(self, first: int, progress: Progress) -> None:
         """Begin at step ``first``; ``progress`` is told from now on."""
@@ -125,7 +129,7 @@ class Recorder:
     def record(self, kind: str, step: int, **values: Any) -> None:
         """Write a row of metrics; if that fails, say so once and go on."""
         try:
-            self.metrics.write(kind, step, **values)
+            self.tracking.row(self.metrics.write(kind, step, **values))
         except OSError as problem:
             if not self._record_failed:
                 self.progress.say(f"warning: {self.metrics.path}: {problem.strerror}")
@@ -171,6 +175,7 @@ class Recorder:
         shown = self.system.show()
         try:
             self.system.draw(self.folder.preview(done), shown.rows)
+            self.tracking.preview(done)
         except (OSError, UserError) as problem:
             self.progress.say(f"warning: no preview of step {done}: {problem}")
         if shown.scores:
@@ -215,6 +220,11 @@ class Recorder:
         self.unsaved = f"the checkpoint of step {done} could not be saved: {reason}"
         self.progress.say(f"warning: {self.unsaved}")
         self.record("event", done, event="save failed", reason=reason)
+
+    def close(self) -> None:
+        """Let go of what is written to; after the last step."""
+        self.settle()
+        self.tracking.close()
 
     def _is_finite(self) -> bool:
         masters = (p for weights in self.model.weights.values() for p in weights.masters)

@@ -17,6 +17,7 @@ from fastcyclegan.errors import UserError
 from fastcyclegan.options import check_ranges, parse_explicit
 from fastcyclegan.presets import apply_preset, blame, listing, told
 from fastcyclegan.runs.folder import require_place, valid_name
+from fastcyclegan.trackers import find_tracker
 
 PROG = "python -m fastcyclegan.train"
 
@@ -96,6 +97,8 @@ def check(config: TrainConfig) -> None:
         raise UserError("--impl reference is the plain path: it cannot be combined with --compile")
     if config.profile_steps is not None:
         profile_window(config.profile_steps)
+    if config.track:
+        find_tracker(config.track)
     if config.nvtx and config.profile:
         raise UserError(
             f"--nvtx is for Nsight, --profile {config.profile} records by itself: choose one"

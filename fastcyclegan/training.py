@@ -86,7 +86,7 @@ class Run:
         self.console, self.say = console, partial(console.print, soft_wrap=True)
         self.total = schedule.total_steps
         self.plateau = Plateau(config.lr) if config.lr_policy == "plateau" else None
-        self.recorder = Recorder(config, folder, system, schedule, self.plateau)
+        self.recorder = Recorder(config, folder, system, schedule, self.plateau, self.say)
         self.skips = self.recorder.skips
 
     def loop(self) -> int:
@@ -108,7 +108,7 @@ class Run:
             except torch.OutOfMemoryError as error:
                 problem = str(error)
             finally:
-                self.recorder.settle()
+                self.recorder.close()
         # Only here: the error's traceback held what the step had allocated.
         batch = partial(self.skips.batch, first)
         raise Stop(OUT_OF_MEMORY, explain(self.system, batch, problem))

@@ -1,5 +1,6 @@
 """Shared by all tests: skipping without a GPU, and no skip that nobody knows about."""
 
+import signal
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -77,3 +78,22 @@ def here(tmp_path, monkeypatch) -> Path:
     make_images(tmp_path / "data/trainA", 5, seed=1)
     make_images(tmp_path / "data/trainB", 3, seed=2)
     return tmp_path
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """What happens in the steps of these numbers, once each: SIGTERM, or images of Inf."""
+    from fastcyclegan.steps.cyclegan import STEPS
+
+    fused, plans = STEPS["fused"], {"stop": [], "spoil": []}
+
+    def step(model, real_A, real_B, number):
+        due = {plan for plan, steps in plans.items() if steps and int(number[0]) == steps[0]}
+        for plan in due:
+            plans[plan].pop(0)
+        if "stop" in due:
+            signal.raise_signal(signal.SIGTERM)
+        return fused(model, real_A * float("inf") if "spoil" in due else real_A, real_B, number)
+
+    monkeypatch.setitem(STEPS, "fused", step)
+    return plans

@@ -15,7 +15,6 @@ from fastcyclegan.runs.checkpoint import latest_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from house_rules import ROOT
 from test_resume import outcome, same
-from tiny_runs import run_on_data
 
 KILLS = 100
 

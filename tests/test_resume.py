@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -35,23 +34,6 @@ def same(left, right):
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
     return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
-
-
-@pytest.fixture
-def at(monkeypatch):
-    """What happens in the steps of these numbers, once each: SIGTERM, or images of Inf."""
-    fused, plans = STEPS["fused"], {"stop": [], "spoil": []}
-
-    def step(model, real_A, real_B, number):
-        due = {plan for plan, steps in plans.items() if steps and int(number[0]) == steps[0]}
-        for plan in due:
-            plans[plan].pop(0)
-        if "stop" in due:
-            signal.raise_signal(signal.SIGTERM)
-        return fused(model, real_A * float("inf") if "spoil" in due else real_A, real_B, number)
-
-    monkeypatch.setitem(STEPS, "fused", step)
-    return plans
 
 
 @pytest.mark.parametrize("stop_at", [3, 4, 5, 6, 10])

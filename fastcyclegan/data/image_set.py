@@ -2,10 +2,13 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +35,33 @@ class ImageSet:
     names: list[str]
     quarantined: list[tuple[Path, str]] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, images: Iterable[np.ndarray | Tensor]) -> Self:
+        """Copies of ``images``, one after the other, which are called by their numbers.
+
+        Args:
+            images: each uint8 (H, W, C) with C = 1 (grey), 3 (RGB) or 4 (RGBA), the same for all;
+                sizes may differ.
+
+        Raises:
+            ValueError: there is none, or one of them is something else.
+        """
+        arrays = [torch.as_tensor(image) for image in images]
+        if not arrays:
+            raise ValueError("there is no image")
+        for number, x in enumerate(arrays):
+            fits = x.dtype == torch.uint8 and x.ndim == 3 and x.numel() and x.shape[2] in (1, 3, 4)
+            if not fits or x.shape[2] != arrays[0].shape[2]:
+                raise ValueError(
+                    f"image {number} is {x.dtype} {tuple(x.shape)}: all must be uint8 (H, W, C) "
+                    "with the same C of 1, 3 or 4"
+                )
+        size = torch.tensor([x.shape[:2] for x in arrays])
+        rows = size.prod(1)
+        pixels = torch.cat([x.reshape(-1, x.shape[2]).cpu() for x in arrays])
+        names = [str(number) for number in range(len(arrays))]
+        return cls(pixels, rows.cumsum(0) - rows, *size.T.contiguous(), names)
 
     def __len__(self) -> int:
         return len(self.names)

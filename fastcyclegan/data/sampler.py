@@ -145,6 +145,14 @@ class ImageSampler:
         """The images of batch ``step``: a (batch_size,) int64 tensor on the CPU per domain."""
         return tuple(self._draw(step)[0])
 
+    def numbers(self, step: int) -> Tensor:
+        """(batch_size,) int64 on ``device``: the running numbers of the images of batch ``step``.
+
+        The functions of a training step draw what is random in them from these.
+        """
+        first = step * self.batch_size
+        return torch.arange(first, first + self.batch_size, device=self.device)
+
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Batch number ``step`` (from 0).
 

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable, write_atomic
+from fastcyclegan.trackers import TRACKERS
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOCK = ".lock"
@@ -64,6 +65,15 @@ class RunFolder:
     def preview(self, step: int) -> Path:
         """The preview picture of ``step``."""
         return self.previews / f"step-{step:08d}.png"
+
+    def all_previews(self) -> list[tuple[int, Path]]:
+        """(step, picture) of every preview there is, in order."""
+        named = ((path.stem.removeprefix("step-"), path) for path in self.previews.glob("*.png"))
+        return sorted((int(step), path) for step, path in named if step.isdecimal())
+
+    def tracker(self, name: str) -> Path:
+        """Folder of the tracker ``name``, which makes it."""
+        return self.root / name
 
     def repro(self, step: int) -> Path:
         """Folder of the images of ``step``, which was not finite."""
@@ -249,7 +259,7 @@ def _numbered_run(checkpoints_dir: Path) -> RunFolder:
 
 def _refuse_links(run: RunFolder) -> None:
     inside = (run.previews, run.weights, run.ckpt, run.metrics, run.root / _LOCK)
-    for path in (run.root, *inside):
+    for path in (run.root, *inside, *map(run.tracker, TRACKERS)):
         if path.is_symlink():
             raise UserError(
                 f"{printable(path)} is a link: a run is written into its own folder alone; give "

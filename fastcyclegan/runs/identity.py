@@ -45,6 +45,7 @@ _NOT_IDENTITY = frozenset(
         "nvtx",
         "profile",
         "profile_steps",
+        "track",
     }
 )
 

@@ -25,8 +25,8 @@ class MetricsLog:
             if text and not text.endswith(b"\n"):
                 write_atomic(self.path, text[: text.rfind(b"\n") + 1])
 
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append one row of ``kind`` train, eval or event, after ``step`` optimiser steps.
+    def write(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
+        """Append a row of ``kind`` train, eval or event, after ``step`` steps, and return it.
 
         Values are JSON-able, or scalars with ``.item()``; a non-finite number becomes null. Raises
         ValueError for another kind, OSError when the row cannot be written.
@@ -36,6 +36,7 @@ class MetricsLog:
         row = {"schema": SCHEMA, "kind": kind, "step": int(step)} | _finite(values)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
+        return row
 
     def rewind(self, step: int, summed: int = 0) -> int:
         """Drop the rows of later steps than ``step``, for resuming there; return how many.
