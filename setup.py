@@ -21,6 +21,7 @@ INSTALL = [
 PLOT = ["matplotlib>=3.9"]
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 TRACK = ["tensorboard>=2.20"]
+EVAL = ["torchmetrics>=1.6"]
 TEST = [
     "matplotlib>=3.9",
     "onnx>=1.17",
@@ -33,6 +34,7 @@ TEST = [
     "ruff>=0.9",
     "build>=1.2",
     "packaging>=24",
+    "torchmetrics>=1.6",
 ]
 
 setup(
@@ -50,5 +52,11 @@ setup(
     packages=[*find_packages(include=["fastcyclegan", "fastcyclegan.*"]), "fastcyclegan.kernels"],
     package_dir={"fastcyclegan.kernels": "kernels"},
     install_requires=INSTALL,
-    extras_require={"test": TEST, "plot": PLOT, "export": EXPORT, "track": TRACK},
+    extras_require={
+        "test": TEST,
+        "plot": PLOT,
+        "export": EXPORT,
+        "eval": EVAL,
+        "track": TRACK,
+    },
 )

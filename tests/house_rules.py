@@ -26,10 +26,11 @@ FLOORS |= {"models": 6, "data": 6, "device": 6, "memory": 6, "kernels": 7}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
 FREE = ("errors", "options", "config", "jz_options", "files", "pixel_range", "presets")
-FREE += ("trackers", "version")
+FREE += ("scores", "trackers", "version")
 # The units that may use a third-party package; what is not named here may be used in all.
 ONLY_IN = {
     "onnxruntime": {"export"},
+    "torchmetrics": {"runs"},
     "triton": {"kernels"},
     "rich": {*COMMANDS, "training", "dry_run", "runs"},
     "jinja2": {"runs"},

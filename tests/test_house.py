@@ -41,7 +41,8 @@ def declared(*names: str) -> set[str]:
 
 
 def check_third_party(source: Source) -> list[str]:
-    allowed = declared("INSTALL", "EXPORT", "TRACK", *(() if source.packaged else ("TEST",)))
+    extras = ("EXPORT", "EVAL", "TRACK")
+    allowed = declared("INSTALL", *extras, *(() if source.packaged else ("TEST",)))
     return house.check_third_party(source, allowed)
 
 

@@ -1,0 +1,227 @@
+"""python -m fastcyclegan.evaluate: how near images are to real ones, or to what they should be.
+
+The images of a folder, or those that a trained generator makes. torch is imported only after the
+options are read.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastcyclegan import command
+from fastcyclegan.errors import UserError
+from fastcyclegan.files import printable
+from fastcyclegan.options import parse
+from fastcyclegan.scores import SCORES, EvaluateConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastcyclegan.models import Network
+    from fastcyclegan.runs.features import Extractor
+
+# Images that a generator is given at once.
+BATCH = 8
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command with the words ``argv`` and return its exit code. Raises UserError."""
+    config = parse(
+        EvaluateConfig,
+        "python -m fastcyclegan.evaluate",
+        "Score images: FID, KID, sliced Wasserstein distance; PSNR, SSIM, L1 beside the truth.",
+        argv,
+    )
+    _check(config)
+    result = _evaluate(config)
+    if config.json:
+        scores = {name: x if isfinite(x) else None for name, x in result["scores"].items()}
+        print(json.dumps(result | {"scores": scores}, indent=1))
+    else:
+        for line in _lines(result):
+            print(line)
+    return command.DONE
+
+
+def _check(config: EvaluateConfig) -> None:
+    if (config.fake is None) == (config.weights is None):
+        raise UserError("give the images to judge: either --fake FOLDER, or --weights")
+    if config.real is None and config.truth is None:
+        raise UserError("give --real FOLDER, --truth FOLDER or both: what to compare with")
+    if config.features and config.real is None:
+        raise UserError("--features is for fid and kid, which need --real FOLDER")
+    if config.architecture and not config.features:
+        raise UserError("--architecture needs --features: the file of its weights")
+    for name in ("input", "direction", "num"):
+        if getattr(config, name) is not None and config.weights is None:
+            raise UserError(f"--{name} is for --weights: leave it out")
+
+
+def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    from fastcyclegan.device import resolve_device
+    from fastcyclegan.runs.evaluation import pair_scores
+    from fastcyclegan.runs.features import Extractor, Reference
+
+    device = resolve_device(config.device)
+    extractor = None
+    if config.features:
+        extractor = Extractor(Path(config.features), config.architecture, device)
+    judged, real, truth = _images(config, device)
+    result: dict[str, Any] = {"images": len(judged.names), "size": judged.size, "scores": {}}
+    if real:
+        result["real_images"] = len(real.names)
+        result["scores"] |= Reference(real.pixels, extractor).scores(judged.pixels)
+    if truth:
+        result["scores"] |= pair_scores(judged.pixels, _in_order(truth, judged))
+    if extractor:
+        result["features"] = _about(extractor)
+    return result
+
+
+def _about(extractor: Extractor) -> dict[str, str]:
+    return {"file": str(extractor.path), "kind": extractor.name, "sha256": extractor.sha256}
+
+
+class _Images(NamedTuple):
+    """What a flag names: uint8 (N, H, W, C), and names without their suffixes."""
+
+    flag: str
+    pixels: torch.Tensor
+    names: list[str]
+
+    @property
+    def size(self) -> str:
+        return f"{self.pixels.shape[2]}x{self.pixels.shape[1]}"
+
+
+def _images(
+    config: EvaluateConfig, device: torch.device
+) -> tuple[_Images, _Images | None, _Images | None]:
+    """The images to judge, real ones, and the truth of the former, of one size."""
+    from fastcyclegan.runs.evaluation import SSIM_WINDOW
+
+    net = _generator(config, device) if config.weights else None
+    channels = net.arch["output_nc"] if net else 3
+    real, truth = (
+        _read(config, flag, channels) if getattr(config, flag) else None
+        for flag in ("real", "truth")
+    )
+    if not net:
+        judged = _read(config, "fake", channels)
+    elif "nz" in net.arch:
+        judged = _sampled(net, config, config.num or len(real.names))
+    else:
+        judged = _translated(net, _read(config, "input", net.arch["input_nc"]))
+    for other in (real, truth):
+        if other and other.size != judged.size:
+            raise UserError(
+                f"{judged.flag} has images of {judged.size}, {other.flag} of {other.size} pixels: "
+                "give --size N"
+            )
+    if truth and min(truth.pixels.shape[1:3]) < SSIM_WINDOW:
+        raise UserError(f"{truth.flag}: ssim needs images of {SSIM_WINDOW} pixels or more")
+    return judged, real, truth
+
+
+def _read(config: EvaluateConfig, flag: str, channels: int) -> _Images:
+    from fastcyclegan.data.decode import decode_domain
+    from fastcyclegan.data.scan import scan_folder
+
+    folder = Path(getattr(config, flag))
+    scan = scan_folder(folder, min_size=1)
+    # a crop of no size leaves every image as large as it is
+    fit = {"preprocess": "crop", "crop_size": 1}
+    if config.size:
+        fit = {"preprocess": config.preprocess, "load_size": config.size, "crop_size": config.size}
+    threads = config.num_threads
+    images = decode_domain(scan, channels=channels, threads=threads, max_bad=1.0, **fit)
+    if images.quarantined:
+        path, reason = images.quarantined[0]
+        more = f", and {len(images.quarantined) - 1} more" if images.quarantined[1:] else ""
+        raise UserError(f"{printable(path)}: {reason}{more}: mend or remove what cannot be read")
+    sizes = sorted(set(zip(images.width.tolist(), images.height.tolist(), strict=True)))
+    shown = f"--{flag} {printable(folder)}"
+    if len(sizes) > 1:
+        two = " and ".join(f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))
+        raise UserError(f"{shown} has images of different sizes, {two} pixels: give --size N")
+    [(width, height)] = sizes
+    pixels = images.pixels.view(len(images), height, width, channels)
+    return _Images(shown, pixels, [str(PurePath(name).with_suffix("")) for name in images.names])
+
+
+def _generator(config: EvaluateConfig, device: torch.device) -> Network:
+    from fastcyclegan.models.weights import open_generator
+    from fastcyclegan.steps.compilation import require_kernels
+
+    require_kernels(device, "--device cpu")
+    weights = Path(config.weights)
+    if config.direction and weights.is_file():
+        raise UserError(f"--direction chooses from a run folder; {printable(weights)} is one file")
+    net, _ = open_generator(weights, config.direction or "AtoB", device)
+    makes_noise = "nz" in net.arch
+    for flag, applies in (("input", not makes_noise), ("num", makes_noise)):
+        if not applies and getattr(config, flag) is not None:
+            raise UserError(f"--{flag}: {printable(weights)} is a {net.title}; leave it out")
+    if not makes_noise and not config.input:
+        raise UserError(f"{printable(weights)} translates images: --input FOLDER is missing")
+    if makes_noise and config.truth:
+        raise UserError("--truth: the samples of a DCGAN have none; leave it out")
+    return net
+
+
+def _sampled(net: Network, config: EvaluateConfig, num: int) -> _Images:
+    from fastcyclegan.data.images import to_uint8
+    from fastcyclegan.models.sampling import fixed_noise, generate
+
+    made = generate(net, fixed_noise(config.seed, num, net.arch["nz"]))
+    return _Images("--weights", to_uint8(made, net.pixel_range), list(map(str, range(num))))
+
+
+def _translated(net: Network, source: _Images) -> _Images:
+    import torch
+
+    from fastcyclegan.translation import Translator
+
+    translator = Translator(net)
+    parts = [translator(part.numpy()) for part in source.pixels.split(BATCH)]
+    return _Images(source.flag, torch.cat(list(map(torch.from_numpy, parts))), source.names)
+
+
+def _in_order(truth: _Images, judged: _Images) -> torch.Tensor:
+    """The truth of each image of ``judged``."""
+    counts = len(judged.names), len(truth.names)
+    if counts[0] != counts[1]:
+        raise UserError(
+            f"{judged.flag} has {counts[0]} images and {truth.flag} {counts[1]}: each image needs "
+            "its truth, under the same name"
+        )
+    index = {name: i for i, name in enumerate(truth.names)}
+    for name in judged.names:
+        if name not in index:
+            raise UserError(
+                f"{truth.flag} has no image called {printable(name)}, which is in {judged.flag}"
+            )
+    if len(index) < counts[1] or len(set(judged.names)) < counts[0]:
+        raise UserError(f"{truth.flag}: two images have one name, but for the suffix; rename one")
+    return truth.pixels[[index[name] for name in judged.names]]
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    beside = f" beside {result['real_images']} real ones" if "real_images" in result else ""
+    lines = [f"{result['images']} images of {result['size']} pixels{beside}"]
+    for name, value in result["scores"].items():
+        lines.append(f"{name:8} {value:<12.6g} {SCORES[name].meaning}")
+    if "features" in result:
+        about = result["features"]
+        lines.append(f"features {printable(about['file'])}, {about['kind']}")
+        lines.append(f"sha256   {about['sha256']}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
