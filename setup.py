@@ -51,6 +51,7 @@ setup(
     # The sources of the ops lie in kernels/; their import name is fastcyclegan.kernels.
     packages=[*find_packages(include=["fastcyclegan", "fastcyclegan.*"]), "fastcyclegan.kernels"],
     package_dir={"fastcyclegan.kernels": "kernels"},
+    package_data={"fastcyclegan.runs.report": ["*.html", "*.css", "*.js"]},
     install_requires=INSTALL,
     extras_require={
         "test": TEST,

@@ -242,6 +242,19 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """Options of ``python -m fastcyclegan.report``."""
+
+    run: tuple[str, ...] = positional(
+        "run folders: one gets its report anew, more are compared", several=True
+    )
+    output: str | None = option(
+        None, "the page to write (default: RUN/report.html; of several, ./comparison.html)"
+    )
+    overwrite: bool = option(False, "replace a page that exists at --output")
+
+
+@dataclass(frozen=True)
 class DoctorConfig:
     """Options of ``python -m fastcyclegan.doctor``."""
 

@@ -31,7 +31,10 @@ def required(text: str, **metadata: Any) -> Any:
 
 
 def positional(text: str, **metadata: Any) -> Any:
-    """A dataclass field that is a word without a flag; such words come in the fields' order."""
+    """A dataclass field that is a word without a flag; such words come in the fields' order.
+
+    ``several``: one word or more.
+    """
     return field(metadata={"help": text, "positional": True, **metadata})
 
 
@@ -60,7 +63,7 @@ def parse_explicit(
     cls: type[Config], prog: str, description: str, argv: Sequence[str]
 ) -> tuple[Config, frozenset[str]]:
     """As :func:`parse`, and the names of the options that ``argv`` set itself."""
-    words = [item.name.upper() for item in fields(cls) if item.metadata.get("positional")]
+    words = [_word(item) for item in fields(cls) if item.metadata.get("positional")]
     usage = " ".join([prog, *words, "[options]"])
     parser = _Parser(prog=prog, usage=usage, description=description, allow_abbrev=False)
     for item in fields(cls):
@@ -73,7 +76,7 @@ def parse_explicit(
     if extra:
         raise UserError(_unknown(extra[0], names, getattr(cls, "REMOVED", {})))
     for item in fields(cls):
-        if item.default is MISSING and getattr(given, item.name, None) is None:
+        if item.default is MISSING and getattr(given, item.name, None) in (None, []):
             flag = "" if item.metadata.get("positional") else "--"
             raise UserError(f"{flag}{item.name} is missing: {item.metadata['help']}")
     config = cls(**{item.name: getattr(given, item.name, item.default) for item in fields(cls)})
@@ -85,7 +88,7 @@ def check_ranges(config: Any) -> None:
     """Raise UserError for the first value of ``config`` outside its field's choices or bounds."""
     for item in fields(config):
         value, rule = getattr(config, item.name), item.metadata
-        if value is None:
+        if value is None or rule.get("several"):
             continue
         if value == "":
             raise UserError(f"--{item.name} '': must not be empty")
@@ -110,7 +113,8 @@ def _add(parser: argparse.ArgumentParser, item: Field) -> None:
     flag, text = f"--{item.name}", item.metadata["help"].replace("%", "%%")
     if item.metadata.get("positional"):
         # nargs "?", so that the message about a missing word is ours
-        parser.add_argument(item.name, nargs="?", metavar=item.name.upper(), help=text)
+        nargs = "*" if item.metadata.get("several") else "?"
+        parser.add_argument(item.name, nargs=nargs, metavar=item.name.upper(), help=text)
         return
     if item.type is bool:
         parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
@@ -130,6 +134,11 @@ def _add(parser: argparse.ArgumentParser, item: Field) -> None:
         default=argparse.SUPPRESS,
         help=text,
     )
+
+
+def _word(item: Field) -> str:
+    """What stands for a positional word in the usage."""
+    return item.name.upper() + (" ..." if item.metadata.get("several") else "")
 
 
 def _base_type(annotation: Any) -> type:

@@ -236,6 +236,7 @@ class Run:
         config, folder = self.config, self.folder
         settled = {"train": asdict(config), "version": __version__, "machine": machine(self.device)}
         settled |= {"digest": digest_of(self.options), "options": self.options}
+        settled |= {"total_steps": self.total}
         before = folder.read_config()
         try:
             folder.update_config(finished=False, **settled)

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("train", "translate", "sample", "evaluate", "export", "doctor", "checkpoint")
+COMMANDS = ("train", "translate", "sample", "evaluate", "export", "doctor", "checkpoint", "report")
 CODE_FOLDERS = ("fastcyclegan", "kernels", "tests", "bench")
 DISTRIBUTION_OF = {"PIL": "pillow"}
 

@@ -36,12 +36,25 @@ if __name__ == "__main__":
         assert pool.apply(getattr, (philox.uniform, "__module__")) == "fastcyclegan.kernels.philox"
     print(kernels.__file__, philox.__file__, sep="\\n")
 """
+# The templates of the report are found where the package is installed.
+REPORT = """
+from pathlib import Path
+from fastcyclegan.runs.folder import RunFolder
+from fastcyclegan.runs.report.page import RunPage
+
+Path("new").mkdir()
+Path("new/config.json").write_text("{}")
+page = RunPage(RunFolder(Path("new")))
+page.refresh()
+print(page.html())
+"""
 STRANGER = "import kernels; print(kernels.OWNER)"
 
 
 def packaged_files() -> set[str]:
     """Where each source file belongs inside an installed ``fastcyclegan/``."""
-    ours = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastcyclegan").rglob("*.py")}
+    found = [p for p in (ROOT / "fastcyclegan").rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    ours = {p.relative_to(ROOT).as_posix() for p in found}
     return ours | {f"fastcyclegan/kernels/{p.name}" for p in (ROOT / "kernels").glob("*.py")}
 
 
@@ -134,6 +147,7 @@ def check_installed(python: Path, folder: Path) -> tuple[Path, Path]:
         text = run(python, "-m", f"fastcyclegan.{command}", "--help", cwd=folder)
         assert text.startswith(f"usage: python -m fastcyclegan.{command}")
     assert run(python, "-c", STRANGER, cwd=folder).strip() == "stranger"
+    assert "<h1>new</h1>" in run(python, "-c", REPORT, cwd=folder)
     script = folder / "spawn.py"
     script.write_text(SPAWN)
     door, philox = run(python, script, cwd=folder).split()
@@ -156,10 +170,11 @@ def test_wheel_holds_the_sources_and_nothing_else(built):
 def test_sdist_holds_what_is_needed_to_build_and_test(built):
     with tarfile.open(built["sdist"]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
+    report = {f"fastcyclegan/runs/report/{name}" for name in ("run.html", "page.css", "page.js")}
     kernels = {f"kernels/{path.name}" for path in (ROOT / "kernels").glob("*.py")}
     tests = {f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")}
     top = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "constraints.txt"}
-    assert kernels | tests | top | {"tests/allowed_skips.txt"} <= names
+    assert report | kernels | tests | top | {"tests/allowed_skips.txt"} <= names
 
 
 @pytest.mark.slow

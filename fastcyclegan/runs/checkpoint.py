@@ -11,6 +11,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,16 @@ class Found:
     damage: str | None
 
 
-def survey(folder: RunFolder, verify: bool = True) -> list[Found]:
-    """All checkpoints of a run, oldest first; ``verify`` reads every byte of them."""
-    return [_found(step, path, verify) for step, path in _checkpoints(folder)]
+def survey(folder: RunFolder, verify: bool = True, newest: int | None = None) -> list[Found]:
+    """Checkpoints of a run, all or the ``newest`` ones, oldest first; ``verify`` reads every byte.
+
+    One that is removed meanwhile is left out. Raises OSError.
+    """
+    found = []
+    for step, path in _checkpoints(folder)[-newest if newest else None :]:
+        with suppress(FileNotFoundError):
+            found.append(_found(step, path, verify))
+    return found
 
 
 def _found(step: int, path: Path, verify: bool) -> Found:

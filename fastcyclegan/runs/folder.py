@@ -58,6 +58,11 @@ class RunFolder:
         return self.root / "quarantine.jsonl"
 
     @property
+    def report(self) -> Path:
+        """report.html: all of this as one page, see ``runs.report``."""
+        return self.root / "report.html"
+
+    @property
     def profile(self) -> Path:
         """Folder of the traces of ``--profile torch``; made when the first is written."""
         return self.root / "profile"

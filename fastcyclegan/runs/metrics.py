@@ -59,15 +59,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Lines that are not rows (what a crash left of one) are passed over.
     """
-    rows = []
-    for line in Path(path).read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
+    lines = Path(path).read_bytes().splitlines()
+    return [row for line in lines if (row := parse_row(line)) is not None]
+
+
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """The row that ``line`` holds, or None if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(row, dict) and type(row.get("step")) is int
+    return row if known else None
 
 
 def _finite(value: Any) -> Any:
