@@ -185,7 +185,7 @@ def _translate_folder(
     speed = Speed()
     bad = len(scan.quarantined) + _follow(translator, todo, config, speed)
     total = len(todo) + len(scan.quarantined)
-    if total and bad == total:
+    if total and bad == total and len(todo) == len(jobs):
         raise UserError(f"none of the {total} images in {printable(source)} could be read")
     pace = f", {speed.img_per_s:.1f} img/s" if todo else ""
     print(f"wrote {total - bad} of {total} images to {printable(output)}{pace}")

@@ -123,9 +123,11 @@ class Translator:
         plan = function.plan(height, width, self.tile)
         result = np.empty((height, width, self.net.arch["output_nc"]), image.dtype)
         memory = plan.memory + image.nbytes + result.nbytes + _PROGRAM_BYTES
+        seconds, sweeps = function.seconds(plan, height * width), f"{plan.sweeps} sweeps"
         self.say(
-            f"{width}x{height} in {plan.bands} bands of {plan.rows} rows, {plan.sweeps} sweeps: "
-            f"about {memory / 1e9:.1f} GB and {_duration(function.seconds(height * width))}"
+            f"{width}x{height} in {plan.bands} bands of {plan.rows} rows, "
+            f"{sweeps if plan.sweeps > 1 else 'one sweep'}: "
+            f"about {memory / 1e9:.1f} GB and {_duration(seconds)}"
         )
 
         def read(start: int, stop: int) -> torch.Tensor:

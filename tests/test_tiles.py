@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastcyclegan.models import ResnetGenerator, UnetGenerator
-from fastcyclegan.models.inference import Inference
+from fastcyclegan.models.inference import Inference, Stage
 from fastcyclegan.models.tiles import Moments, TiledInference
 from test_inference import KINDS, generator, images
 
@@ -78,6 +78,43 @@ def test_a_plan_says_what_is_kept():
     kept = 2 * 64 * 2048 * 2048 * 4
     assert (plan.rows, plan.bands, plan.sweeps) == (128, 64, 24)
     assert kept < plan.memory < kept + 0.6e9
+
+
+def test_a_plan_of_one_sweep_counts_how_far_its_bands_reach(monkeypatch):
+    """Thin bands of many blocks: nearly all of what the first layers compute is around them."""
+    net, x, sizes = generator(ngf=4, n_blocks=9, norm="batch"), images(1, 3, 384, 64).float(), []
+    convolve = Stage.convolve
+
+    def spied(stage, *given):
+        y = convolve(stage, *given)
+        sizes.append(y.nbytes)
+        return y
+
+    monkeypatch.setattr(Stage, "convolve", spied)
+    with torch.no_grad():
+        _, plan = tiled(net, x, 23, torch.float32)
+    # the widest map, what its norm makes of it, and the input of the next layer with its padding
+    assert plan.rows == 8 and plan.memory > 3 * max(sizes)
+
+
+@pytest.mark.parametrize(("norm", "tile"), [("instance", 48), ("batch", 48), ("batch", 96)])
+def test_a_plan_knows_how_much_is_computed_again(monkeypatch, norm, tile):
+    net, x, work = generator(ngf=16, n_blocks=9, norm=norm), images(1, 3, 256, 48).float(), []
+    convolve = Stage.convolve
+
+    def counted(stage, *given):
+        y = convolve(stage, *given)
+        pixels = y[0, 0].numel() / (4 if stage.kind == "up" else 1)
+        work[-1] += pixels * stage.layer.weight.numel()
+        return y
+
+    monkeypatch.setattr(Stage, "convolve", counted)
+    with torch.no_grad():
+        work.append(0)
+        _, plan = tiled(net, x, tile, torch.float32)
+        work.append(0)
+        Inference(net, torch.float32)(x)
+    assert abs(plan.work / (work[0] / work[1]) - 1) < 0.1
 
 
 def test_a_unet_is_refused_with_the_reason():

@@ -297,6 +297,18 @@ def test_what_exists_is_kept_unless_overwrite_is_asked_for(call, tmp_path):
     assert mine.read_bytes() != before
 
 
+def test_a_folder_that_is_done_but_for_a_broken_file_is_done(call, tmp_path):
+    photo(tmp_path / "in/a.png")
+    (tmp_path / "in/broken.png").write_bytes(b"no image")
+    assert call(tmp_path / "in", tmp_path / "out")[0] == 0
+    code, out, err = call(tmp_path / "in", tmp_path / "out")
+    told = f"wrote 0 of 1 images to {tmp_path / 'out'}"
+    assert (code, out) == (0, ["1 images exist already: --overwrite replaces them", told])
+    assert len(err) == 1 and "broken.png" in err[0]
+    code, out, err = call(tmp_path / "in", tmp_path / "out", "--overwrite")
+    assert code == 0 and out[-1].startswith("wrote 1 of 2 images")
+
+
 def test_weights_that_do_not_fit_are_refused(call, weights, tmp_path):
     source = photo(tmp_path / "in.png")
     discriminator = tmp_path / "D_A.safetensors"

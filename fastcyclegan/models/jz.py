@@ -40,10 +40,21 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can raise anything; all of it is a refusal
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is damaged or no plain weights file ({reason[:160]})") from None
+        raise UserError(f"{path} is {_refusal(error)}") from None
     _check_tensors(path, content, len(data))
     return dict(content)
+
+
+def _refusal(error: Exception) -> str:
+    """What torch found, without its advice to execute what is in the file."""
+    found = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
+    if found:
+        return f"no plain weights file: it holds {found[1]}; save the state_dict() alone"
+    said = str(error).rpartition("WeightsUnpickler error: ")[2]
+    reason = (said.strip().splitlines() or [""])[0]
+    if not reason or "weights only" in reason.lower():
+        reason = type(error).__name__
+    return f"damaged or no plain weights file ({reason[:160]})"
 
 
 def _bytes(path: Path) -> bytes:

@@ -26,7 +26,7 @@ from fastcyclegan.models.resnet import ResnetGenerator
 # Rows of a band are multiples of this: two halvings, and pairs of rows in the last convolution.
 _GRID = 8
 _LAST = torch.channels_last
-# the work of all sweeps, in units of that of the whole image at once
+# the work of the sweeps that wait for statistics, where that of the whole image at once is 1
 _AGAIN = 1.13
 Rows = Callable[[int, int], torch.Tensor]
 Write = Callable[[int, torch.Tensor], None]
@@ -41,12 +41,14 @@ class Plan:
         rows: of the image in each of them.
         sweeps: over all bands.
         memory: bytes of the kept maps and of one band; the two images themselves are not counted.
+        work: of all sweeps, where that of the whole image at once is 1.
     """
 
     bands: int
     rows: int
     sweeps: int
     memory: int
+    work: float
 
 
 class Moments:
@@ -98,12 +100,15 @@ class TiledInference:
         full, inner = 5 * (rows + 16) * width * ngf, 8 * (rows // 4 + 8) * quarter
         if not self.waits:
             reach = 2 * (len(self.stages) - 4)
-            return Plan(bands, rows, 1, size * (full + 8 * (rows // 4 + reach) * quarter))
+            full += 5 * min(4 * reach, height - rows) * width * ngf
+            memory = size * (full + 8 * (rows // 4 + reach) * quarter)
+            # a layer computes what all behind it reach: on average half of the blocks' reach
+            return Plan(bands, rows, 1, memory, 1 + (1 - 1 / bands) * 2 * reach / rows)
         kept = 2 * quarter * (height // 4)
-        return Plan(bands, rows, len(self.stages), size * (kept + max(full, inner)))
+        return Plan(bands, rows, len(self.stages), size * (kept + max(full, inner)), _AGAIN)
 
     @torch.inference_mode()
-    def seconds(self, pixels: int) -> float:
+    def seconds(self, plan: Plan, pixels: int) -> float:
         """About how long an image of so many pixels will take here: a small one is timed."""
         side = 128
         shape = 1, self.stages[0].layer.weight.shape[1], side, side
@@ -113,8 +118,7 @@ class TiledInference:
             start = time.perf_counter()
             run(self.stages, x).sum().item()
             timed.append(time.perf_counter() - start)
-        again = _AGAIN if self.waits else 1.0
-        return min(timed) * again * pixels / side**2
+        return min(timed) * plan.work * pixels / side**2
 
     @torch.inference_mode()
     def __call__(
