@@ -15,6 +15,7 @@ from fastcyclegan.runs.checkpoint import take_snapshot, write_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import MetricsLog
 from fastcyclegan.runs.progress import Progress
+from fastcyclegan.runs.report.live import LiveReport
 from fastcyclegan.runs.tracking import Tracking
 from fastcyclegan.runs.writer import Writer
 from fastcyclegan.skips import Skips, told
@@ -52,6 +53,7 @@ class Recorder:
         self.model, self.schedule, self.plateau = system.model, schedule, plateau
         self.metrics = MetricsLog(folder.metrics)
         self.tracking = Tracking(config.track, folder, say)
+        self.report = LiveReport(folder, say)
         self.skips = Skips(config, folder, system)
         # of the steps of this tick that counted, and how many these are
         self.sums = torch.zeros(len(system.LOSSES) + 1, device=system.device)
@@ -159,6 +161,7 @@ class Recorder:
         self._read_skips(done)
         if self._writer.ready:
             self.settle()
+        self.report.tick(done)
 
     def _read_skips(self, done: int) -> None:
         events = list(self.skips.read(done))
@@ -225,6 +228,7 @@ class Recorder:
         """Let go of what is written to; after the last step."""
         self.settle()
         self.tracking.close()
+        self.report.close()
 
     def _is_finite(self) -> bool:
         masters = (p for weights in self.model.weights.values() for p in weights.masters)

@@ -304,5 +304,6 @@ class Run:
             self.say(line)
         root = printable(self.folder.root)
         self.say(f"done: weights in {root}/weights, previews in {root}/previews")
+        self.say(f"all of it on one page: {root}/report.html")
         self.say(self.system.advice(root))
         return DONE

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
+from fastcyclegan.scores import SCORES
+
 _SIDES = {"A": 0, "AtoB": 0, "B": 1, "BtoA": 1}
 
 
@@ -43,13 +45,16 @@ _LOSSES = {
     "D_G_z2": _SAYS,
 }
 _METRICS = {
-    "psnr": Family("PSNR", "dB", "higher is better"),
-    "ssim": Family("SSIM", "", "higher is better, 1 at most"),
-    "fid": Family("FID", "", "lower is better", logarithmic=True),
-    "kid": Family("KID", "", "lower is better"),
-    "swd": Family("Sliced Wasserstein distance", "", "lower is better", logarithmic=True),
-    "l1": Family("L1", "", "lower is better"),
-    "diversity": Family("Diversity", "", "distance between samples, as a share of the real ones'"),
+    name: Family(title, unit, SCORES[name].meaning, logarithmic)
+    for name, title, unit, logarithmic in (
+        ("psnr", "PSNR", "dB", False),
+        ("ssim", "SSIM", "", False),
+        ("fid", "FID", "", True),
+        ("kid", "KID", "", False),
+        ("swd", "Sliced Wasserstein distance", "", True),
+        ("l1", "L1", "", False),
+        ("diversity", "Diversity", "", False),
+    )
 }
 
 
