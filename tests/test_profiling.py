@@ -20,7 +20,7 @@ from tiny_runs import final_state, run_on_data
 
 FUSED = [(0, "step"), *((1, name) for name in PHASES)]
 JUDGED = [(1, name) for name in ("pool", "D_forward", "D_backward")]
-REFERENCE = [*FUSED[:4], *JUDGED, *JUDGED, *FUSED[-2:]]
+REFERENCE = [*FUSED[:3], (1, "G_backward"), *JUDGED, *JUDGED, *FUSED[-2:]]
 
 
 class Recording:

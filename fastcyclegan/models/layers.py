@@ -25,6 +25,7 @@ class Layer(NamedTuple):
         scale, shift: (C,) weight and bias of a norm, in at least fp32; None without.
         mean, var: (C,) running statistics of a batch norm, updated in place in training.
         impl: of the fused ops: ``ref``, ``triton``, or None for Triton on CUDA alone.
+        weighed: see :func:`fastcyclegan.models.weighed.convolve`; a discriminator's.
     """
 
     weight: torch.Tensor
@@ -35,6 +36,7 @@ class Layer(NamedTuple):
     mean: torch.Tensor | None = None
     var: torch.Tensor | None = None
     impl: str | None = None
+    weighed: int | None = None
 
 
 def normalise(

@@ -139,14 +139,21 @@ class Network(nn.Module):
             for name, p in self.live_parameters()
         ]
 
-    def compute(self, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    def compute(
+        self, x: torch.Tensor, weights: Sequence[torch.Tensor], weighed: int | None = None
+    ) -> torch.Tensor:
         """The network's output for ``x``, computed with ``weights`` instead of its own.
 
         Args:
             x: (N, C, H, W), best in channels_last memory.
             weights: one tensor per live parameter, in that order, as :meth:`weights_in` gives them.
+            weighed: of a discriminator whose norms have no weights: these get the gradients of the
+                first ``weighed`` images alone, and only the other images get a gradient.
         """
-        return self._compute(x, self._layers(weights), self.pieces)
+        layers = self._layers(weights)
+        if weighed is not None:
+            layers = [layer._replace(weighed=weighed) for layer in layers]
+        return self._compute(x, layers, self.pieces)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The network's output for ``x`` (N, C, H, W), with its own weights in the dtype of x.

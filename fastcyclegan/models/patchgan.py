@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastcyclegan.models.layers import SLOPE, Layer, normalise
 from fastcyclegan.models.network import Network, Pieces
+from fastcyclegan.models.weighed import convolve
 
 
 def patchgan(x: torch.Tensor, layers: Sequence[Layer], training: bool) -> torch.Tensor:
@@ -22,20 +23,23 @@ def patchgan(x: torch.Tensor, layers: Sequence[Layer], training: bool) -> torch.
     others stride 2.
     """
     first, *inner, last = layers
-    x = F.leaky_relu(F.conv2d(x, first.weight, first.bias, stride=2, padding=1), SLOPE)
+    x = F.leaky_relu(_convolve(x, first, stride=2, padding=1, first=True), SLOPE)
     for index, layer in enumerate(inner, start=1):
         stride = 1 if index == len(inner) else 2
-        x = F.conv2d(x, layer.weight, layer.bias, stride=stride, padding=1)
-        x = normalise(x, layer, "leaky_relu", training)
-    return F.conv2d(x, last.weight, last.bias, padding=1)
+        x = normalise(_convolve(x, layer, stride=stride, padding=1), layer, "leaky_relu", training)
+    return _convolve(x, last, padding=1)
 
 
 def pixelgan(x: torch.Tensor, layers: Sequence[Layer], training: bool) -> torch.Tensor:
     """(N, C, H, W) to (N, 1, H, W) logits, by 1x1 convolutions."""
     first, inner, last = layers
-    x = F.leaky_relu(F.conv2d(x, first.weight, first.bias), SLOPE)
-    x = normalise(F.conv2d(x, inner.weight, inner.bias), inner, "leaky_relu", training)
-    return F.conv2d(x, last.weight, last.bias)
+    x = F.leaky_relu(_convolve(x, first, first=True), SLOPE)
+    x = normalise(_convolve(x, inner), inner, "leaky_relu", training)
+    return _convolve(x, last)
+
+
+def _convolve(x: torch.Tensor, layer: Layer, **options: int | bool) -> torch.Tensor:
+    return convolve(x, layer.weight, layer.bias, layer.weighed, **options)
 
 
 class NLayerDiscriminator(Network):

@@ -34,6 +34,7 @@ from fastcyclegan.steps.losses import NAMES, gan_loss, gradient_penalty, l1_loss
 from fastcyclegan.steps.model import Model
 from fastcyclegan.steps.model import gradients as gradients_of
 from fastcyclegan.steps.pool import ImagePool, VariedImagePool
+from fastcyclegan.steps.sets import apply_sets, judge_sets
 
 GENERATORS, DISCRIMINATORS = ("G_A", "G_B"), ("D_A", "D_B")
 Losses = dict[str, torch.Tensor]
@@ -130,6 +131,9 @@ def fused_step(
 ) -> torch.Tensor:
     """One optimiser step; no host sync inside.
 
+    A discriminator sees real images, pooled and current fakes in one pass, forward and backward:
+    it is the same for all of them, as the generators move before it does.
+
     Args:
         model: changed in place.
         real_A, real_B: (N, C, H, W) in the compute dtype, channels_last.
@@ -139,42 +143,34 @@ def fused_step(
         (8,) losses in the order of ``losses.NAMES``, on the device; an unused idt is 0.
     """
     model.begin_step()
-    losses, fakes, gradients = generator_phase(model, real_A, real_B)
-    model.set_gradients("G", gradients)
-    with model.phase("pool"):
-        pooled = {domain: model.pools[domain].query(fakes[domain], number) for domain in "AB"}
-    d_losses, gradients = discriminator_phase(model, real_A, real_B, pooled, number)
-    model.set_gradients("D", gradients)
-    return _update(model, losses | d_losses, number)
-
-
-def generator_phase(
-    model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor
-) -> tuple[Losses, dict[str, torch.Tensor], list[list[torch.Tensor]]]:
-    """Losses of the generators, their fakes by domain, and gradients per generator.
-
-    Discriminators get detached weights, so that only the gradient to their input is computed.
-    """
-    weights = {name: model.weights[name].copies for name in GENERATORS}
-    weights |= {name: model.weights[name].detached() for name in DISCRIMINATORS}
+    weights = {name: of_network.copies for name, of_network in model.weights.items()}
     with model.phase("G_forward"):
-        losses, fake_A, fake_B = model.generator_losses(model, weights, real_A, real_B)
+        losses, *fakes = model.generator_losses(model, weights, real_A, real_B)
+    with model.phase("pool"):
+        pairs = zip(model.pools.values(), fakes, strict=True)
+        pooled = [pool.query(fake.detach(), number) for pool, fake in pairs]
+    with model.phase("D_forward"):
+        judged = model.discriminator_losses(model, weights, (real_A, real_B), pooled, fakes)
+        if model.settings.gan_mode == "wgangp":
+            judged = _with_penalty(model, judged, weights, (real_A, real_B), pooled, number)
+    with model.phase("D_backward"):
+        by = [*(weights[name] for name in DISCRIMINATORS), fakes]
+        *gradients, of_fakes = gradients_of(sum(judged.values()), by)
+    model.set_gradients("D", gradients)
     with model.phase("G_backward"):
-        gradients = gradients_of(sum(losses.values()), [weights[name] for name in GENERATORS])
-    return losses, {"A": fake_A.detach(), "B": fake_B.detach()}, gradients
+        outputs = [sum(losses.values()), *fakes]
+        gradients = gradients_of(outputs, [weights[n] for n in GENERATORS], [None, *of_fakes])
+    model.set_gradients("G", gradients)
+    return _update(model, losses | judged, number)
 
 
 def generator_losses(
     model: CycleGAN, weights: WeightsByName, real_A: torch.Tensor, real_B: torch.Tensor
 ) -> tuple[Losses, torch.Tensor, torch.Tensor]:
-    """Losses of the generators, fake_A and fake_B, with ``weights`` of all four networks."""
-    settings, mode = model.settings, model.settings.gan_mode
-    pixels = settings.pixel_range
+    """Cycle and identity losses, fake_A and fake_B, with ``weights`` of both generators."""
+    settings, pixels = model.settings, model.settings.pixel_range
     fake_A, fake_B, rec_A, rec_B, idt_A, idt_B = _translations(model, weights, real_A, real_B)
-    D_A, D_B = (model.networks[name] for name in DISCRIMINATORS)
     losses = {
-        "G_A": gan_loss(D_A.compute(fake_B, weights["D_A"]), True, mode),
-        "G_B": gan_loss(D_B.compute(fake_A, weights["D_B"]), True, mode),
         "cycle_A": settings.lambda_A * l1_loss(rec_A, real_A, pixels),
         "cycle_B": settings.lambda_B * l1_loss(rec_B, real_B, pixels),
     }
@@ -185,42 +181,38 @@ def generator_losses(
     return losses, fake_A, fake_B
 
 
-def discriminator_phase(
-    model: CycleGAN,
-    real_A: torch.Tensor,
-    real_B: torch.Tensor,
-    pooled: dict[str, torch.Tensor],
-    number: torch.Tensor | None = None,
-) -> tuple[Losses, list[list[torch.Tensor]]]:
-    """Losses of the discriminators and gradients per discriminator; D_A judges domain B.
-
-    ``number``, as in :func:`fused_step`, is needed by gan_mode wgangp alone.
-    """
-    weights = {name: model.weights[name].copies for name in DISCRIMINATORS}
-    with model.phase("D_forward"):
-        losses = model.discriminator_losses(model, weights, real_A, real_B, pooled)
-        if model.settings.gan_mode == "wgangp":
-            for name, real, domain in (("D_A", real_B, "B"), ("D_B", real_A, "A")):
-                judge = partial(model.networks[name].compute, weights=weights[name])
-                extra = penalty(model, name, judge, real, pooled[domain], number)
-                losses = losses | {name: losses[name] + extra}
-    judges = [weights[name] for name in DISCRIMINATORS]
-    with model.phase("D_backward"):
-        return losses, gradients_of(sum(losses.values()), judges)
-
-
 def discriminator_losses(
     model: CycleGAN,
     weights: WeightsByName,
-    real_A: torch.Tensor,
-    real_B: torch.Tensor,
-    pooled: dict[str, torch.Tensor],
+    real: Sequence[torch.Tensor],
+    pooled: Sequence[torch.Tensor],
+    fakes: Sequence[torch.Tensor],
 ) -> Losses:
-    """Losses of the discriminators, without a gradient penalty, with ``weights`` of both."""
+    """All losses that discriminators measure, but a gradient penalty; images in order A, B.
+
+    The generators' differentiate by ``fakes``, the discriminators' own by their ``weights``.
+    """
     losses, mode = {}, model.settings.gan_mode
-    for name, real, fake in (("D_A", real_B, pooled["B"]), ("D_B", real_A, pooled["A"])):
-        on_real, on_fake = apply_sets(model.networks[name], weights[name], real, fake)
-        losses[name] = 0.5 * (gan_loss(on_real, True, mode) + gan_loss(on_fake, False, mode))
+    for G, D, domain in (("G_A", "D_A", 1), ("G_B", "D_B", 0)):
+        sets = fakes[domain], real[domain], pooled[domain]
+        on_fake, on_real, on_pooled = judge_sets(model.networks[D], weights[D], *sets)
+        losses[G] = gan_loss(on_fake, True, mode)
+        losses[D] = 0.5 * (gan_loss(on_real, True, mode) + gan_loss(on_pooled, False, mode))
+    return losses
+
+
+def _with_penalty(
+    model: CycleGAN,
+    losses: Losses,
+    weights: WeightsByName,
+    real: Sequence[torch.Tensor],
+    pooled: Sequence[torch.Tensor],
+    number: torch.Tensor,
+) -> Losses:
+    for name, domain in (("D_A", 1), ("D_B", 0)):
+        judge = partial(model.networks[name].compute, weights=weights[name])
+        extra = penalty(model, name, judge, real[domain], pooled[domain], number)
+        losses = losses | {name: losses[name] + extra}
     return losses
 
 
@@ -297,15 +289,6 @@ def _translations(
     if identity:
         idt_A, idt_B = G_A.compute(real_B, w_A), G_B.compute(real_A, w_B)
     return fake_A, fake_B, rec_A, rec_B, idt_A, idt_B
-
-
-def apply_sets(
-    net: Network, weights: Sequence[torch.Tensor], *images: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    """The network over several sets of images: as one batch where that gives the same."""
-    if net.per_sample and len({x.shape for x in images}) == 1:
-        return net.compute(torch.cat(images), weights).chunk(len(images))
-    return tuple(net.compute(x, weights) for x in images)
 
 
 def penalty(

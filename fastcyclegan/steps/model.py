@@ -129,9 +129,14 @@ class Model:
 
 
 def gradients(
-    loss: torch.Tensor, weights: Sequence[Sequence[torch.Tensor]]
+    of: torch.Tensor | Sequence[torch.Tensor],
+    by: Sequence[Sequence[torch.Tensor]],
+    seeds: Sequence[torch.Tensor | None] | None = None,
 ) -> list[list[torch.Tensor]]:
-    """Gradients of ``loss``, grouped as ``weights`` are."""
-    flat = torch.autograd.grad(loss, [w for group in weights for w in group])
+    """Gradients of a loss, or of outputs with their own gradients ``seeds``, grouped as ``by`` is.
+
+    A seed of None is that of a loss.
+    """
+    flat = torch.autograd.grad(of, [w for group in by for w in group], seeds)
     remaining = iter(flat)
-    return [[next(remaining) for _ in group] for group in weights]
+    return [[next(remaining) for _ in group] for group in by]

@@ -14,7 +14,7 @@ STEP = "step"
 # Inside STEP instead of its phases, where it is one CUDA graph.
 REPLAY = "replay"
 # What lies inside STEP, in the order of the fused step.
-PHASES = ("data", "G_forward", "G_backward", "pool", "D_forward", "D_backward", "G_opt", "D_opt")
+PHASES = ("data", "G_forward", "pool", "D_forward", "D_backward", "G_backward", "G_opt", "D_opt")
 
 Phase = Callable[[str], AbstractContextManager]
 

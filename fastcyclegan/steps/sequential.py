@@ -25,13 +25,13 @@ from fastcyclegan.steps.cyclegan import (
     CycleGAN,
     Losses,
     WeightsByName,
-    apply_sets,
     as_row,
     penalty,
     require_gradients,
 )
 from fastcyclegan.steps.losses import gan_loss, l1_loss
 from fastcyclegan.steps.model import gradients as gradients_of
+from fastcyclegan.steps.sets import apply_sets
 
 
 class Side(NamedTuple):
