@@ -20,6 +20,7 @@ from bench.jz import VARIABLE, checkout, cyclegan_model
 from bench.op_bench import matmul_tflop_per_s
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.device import resolve_device
+from fastcyclegan.memory import keep_freed_memory
 from fastcyclegan.steps.assembly import make_networks
 from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
 from fastcyclegan.steps.compilation import compile_model
@@ -175,7 +176,9 @@ def _reset_peak() -> int:
 
 @cache
 def ladder(size: Size) -> dict[str, Timed]:
-    """Every row of a size, timed in turn."""
+    """Every row of a size, timed in turn; the peer too with the memory that a training keeps."""
+    if DEVICE.type == "cpu":
+        keep_freed_memory()
     rows = [row for row in ROWS if row.impl != "jz" or checkout() is not None]
     begun = {row.name: _begun(row, size) for row in rows}
     for _ in range(size.rounds):

@@ -1,5 +1,6 @@
 """How much memory a device has left, and how much of a CPU's this process holds."""
 
+import ctypes
 import importlib
 import os
 from pathlib import Path
@@ -8,6 +9,9 @@ import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+# From glibc's malloc.h. The threshold is the greatest that it takes.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_NEVER, _MMAP_THRESHOLD = -1, 32 * 2**20
 
 
 def free_bytes(device: torch.device) -> int:
@@ -31,3 +35,16 @@ def process_bytes() -> int:
     importlib.import_module("torch._dynamo")  # which the first step of an optimiser loads
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next allocation; whether it can do that.
+
+    A step on a CPU frees at its end what the next one allocates again. By default glibc gives it
+    back to the kernel in between, which has to fill every page with zeros when it is touched anew.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
