@@ -36,6 +36,7 @@ from fastcyclegan.kernels import (
     instance_norm,
     instance_norm_bwd,
     reflection_pad,
+    windows,
 )
 from fastcyclegan.kernels.dispatch import PLAIN_ARGS
 from fastcyclegan.models import build
@@ -67,9 +68,18 @@ DCGAN = (
 )
 # Channels and halo of the images that a step is given.
 WINDOWS = ((3, 0), (1, 0), (3, 3))
-MODULES = (augment, batch_norm, image_pool, instance_norm, instance_norm_bwd, reflection_pad)
+MODULES = (
+    augment,
+    batch_norm,
+    image_pool,
+    instance_norm,
+    instance_norm_bwd,
+    reflection_pad,
+    windows,
+)
 OPS = {
     "augment": augment._augment,
+    "draw_windows": windows._draw_windows,
     "image_pool": image_pool._image_pool,
     "undo_image_pool": image_pool._undo_image_pool,
     "instance_norm_fwd": instance_norm._instance_norm_fwd,
@@ -130,6 +140,10 @@ def data_calls(dtype: torch.dtype) -> list[tuple[str, dict[str, Any]]]:
             plan = [torch.empty(2, dtype=torch.int64) for _ in augment.PLAN]
             augment.augment(pixels, *plan, (256, 256), dtype, pad=pad, impl="triton")
         count, before, seed = (torch.empty((), dtype=torch.int64) for _ in range(3))
+        table, order = (torch.empty((rows, 1000), dtype=torch.int64) for rows in (3, 2))
+        for epochs in (order, None):
+            drawn = torch.empty((1,), dtype=torch.int64), seed, table, (256, 256), epochs, count
+            windows.draw_windows(*drawn, stream=0, impl="triton")
         shut = torch.empty((), dtype=torch.bool)
         for n in BATCHES:
             pool, images = (
@@ -147,6 +161,8 @@ def title(arguments: dict[str, Any]) -> str:
     """What an op is called with, for people: ``relu pad 1, 2x256x64x64``."""
     if "pool" in arguments:
         return f"batch {len(arguments['number'])}"
+    if "table" in arguments:
+        return "by epochs" if arguments["order"] is not None else "drawn"
     if "pixels" in arguments:
         channels, pad = arguments["pixels"].shape[1], arguments["pad"]
         return f"{channels} channels" + (f" pad {pad}" if pad else "")
@@ -254,7 +270,7 @@ def compile_kernel(kernel: Any, args: tuple, options: dict, arch: int) -> dict[s
 def about(case: str, kernel: Any, args: tuple) -> dict[str, Any]:
     """What a row is about, without its architecture and figures."""
     tensors = (x for x in args if isinstance(x, torch.Tensor))
-    dtype = next(x.dtype for x in tensors if x.is_floating_point())
+    dtype = next((x.dtype for x in tensors if x.is_floating_point()), torch.int64)
     name = kernel.fn.__name__.strip("_")
     return {"kernel": name, "case": case, "dtype": str(dtype).removeprefix("torch.")}
 

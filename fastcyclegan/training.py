@@ -12,7 +12,9 @@ from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.images import one_line
 from fastcyclegan.device import resolve_precision
 from fastcyclegan.errors import UserError
+from fastcyclegan.feed import Feed
 from fastcyclegan.files import printable
+from fastcyclegan.memory import keep_freed_memory
 from fastcyclegan.out_of_memory import explain
 from fastcyclegan.profiling import Profiler, check_profiling
 from fastcyclegan.recorder import Recorder
@@ -21,9 +23,8 @@ from fastcyclegan.runs.folder import RunFolder, differences, open_run
 from fastcyclegan.runs.identity import digest_of, identity, machine
 from fastcyclegan.runs.progress import Progress
 from fastcyclegan.runs.signals import StopRequest
-from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
+from fastcyclegan.steps.capture import CudaGraphs
 from fastcyclegan.steps.compilation import compile_model, missing_compiler, require_kernels
-from fastcyclegan.steps.model import Step
 from fastcyclegan.steps.schedule import Plateau, Schedule
 from fastcyclegan.steps.state import load_train_state
 from fastcyclegan.systems import System, make_system
@@ -41,6 +42,8 @@ def train(config: TrainConfig, device: torch.device, console: Console) -> int:
     _check_device(config, device)
     precision = resolve_precision(config.precision, device)
     torch.use_deterministic_algorithms(config.deterministic)
+    if device.type == "cpu":
+        keep_freed_memory()
     system = make_system(config, device, precision, partial(console.print, soft_wrap=True))
     if config.cuda_graph == "on" and system.uncapturable:
         raise UserError(f"--cuda_graph on: {system.uncapturable}; leave it out")
@@ -114,18 +117,14 @@ class Run:
         raise Stop(OUT_OF_MEMORY, explain(self.system, batch, problem))
 
     def _steps(self, first: int, stop: StopRequest, profiler: Profiler) -> int:
-        recorder, step_function = self.recorder, self._step_function()
-        step, batch_size = first, self.config.batch_size
-        numbers = torch.arange(batch_size, device=self.device)
-        number = numbers + step * batch_size
+        recorder, take = self.recorder, self._feed()
+        step = first
+        take.go_to(step)
         while step < self.total:
             lr = self._learning_rate(step)
             self.model.set_lr(lr)
             with profiler.step(step):
-                with profiler.phase("data"):
-                    images = self.skips.batch(step)
-                losses = step_function(self.model, *images, number)
-            number += batch_size
+                losses = take(step)
             self._follow(step, losses)
             recorder.after_step(step + 1, losses, lr)
             if step == first:
@@ -135,21 +134,20 @@ class Run:
                 return self._stop(step, stop.signum)
             if self.skips.too_many:
                 step = self._go_back(step)
-                number = numbers + step * batch_size
+                take.go_to(step)
         recorder.settle()
         return self._finish()
 
-    def _step_function(self) -> Step:
-        """The step that is asked for, to be captured if that is asked for and possible."""
-        step, wanted = self.system.step, self.config.cuda_graph
-        if not (wanted == "on" or (wanted == "auto" and self.config.compile)):
-            return step
-        if self.device.type != "cuda":
-            return step
-        if self.system.uncapturable:
-            self.say(f"the step runs uncaptured: {self.system.uncapturable}")
-            return step
-        return CapturedStep(step, self.recorder.progress.say, CudaGraphs(self.device))
+    def _feed(self) -> Feed:
+        """What takes the steps, to be captured if that is asked for and possible."""
+        wanted, graphs = self.config.cuda_graph, None
+        asked = wanted == "on" or (wanted == "auto" and self.config.compile)
+        if asked and self.device.type == "cuda":
+            if self.system.uncapturable:
+                self.say(f"the step runs uncaptured: {self.system.uncapturable}")
+            else:
+                graphs = CudaGraphs(self.device)
+        return Feed(self.system, self.skips, graphs, self.recorder.progress.say)
 
     def _profiler(self, first: int) -> Profiler:
         where = self.folder.profile, self.say

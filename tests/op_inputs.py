@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from fastcyclegan.kernels.augment import PLAN
+from fastcyclegan.kernels.philox import SAMPLE_B
 from numerics import image
 
 Shape = tuple[int, ...]
@@ -73,3 +74,28 @@ def make_augment(options: dict, shape: Shape, dtype: torch.dtype, device: str):
     tensors = {"pixels": draw.integers(0, 256, (offset[-1], c), dtype=np.uint8), **plan}
     tensors = {name: torch.from_numpy(a).to(device) for name, a in tensors.items()}
     return tensors, options | {"size": (h, w), "dtype": dtype}
+
+
+def make_windows(options: dict, shape: Shape, dtype: torch.dtype, device: str):
+    """N places of a batch that begins at the end of an epoch, C images of different sizes."""
+    n, images, h, w = shape
+    height, width = h + np.arange(images), w + 2 * np.arange(images)
+    offset = np.cumsum([0, *height * width])[:-1]
+    draw, length = np.random.default_rng(0), images + 2
+    # beyond 32 bits, so that the upper half of a number counts
+    first_epoch = 2**32 // length + 1
+    tensors = {
+        "number": np.arange(n) + (first_epoch + 1) * length - 1,
+        "seed": np.array(7),
+        "table": np.stack([offset, height, width]),
+        "first_epoch": np.array(first_epoch),
+    }
+    epochs = [draw.permutation(length) for _ in range(n // length + 2)]
+    options = dict(options)
+    if options.pop("order"):
+        tensors["order"] = np.stack(epochs)
+    else:
+        options["order"] = None
+    size = None if options.pop("whole", False) else (h, w)
+    tensors = {name: torch.from_numpy(np.asarray(a)).to(device) for name, a in tensors.items()}
+    return tensors, options | {"size": size, "stream": SAMPLE_B}

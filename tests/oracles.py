@@ -140,6 +140,23 @@ def augment(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
     return {"y": pad(x, options.get("pad", 0))}
 
 
+def draw_windows(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
+    """Place by place, in Python's integers."""
+    key, table = (int(arrays["seed"]), options["stream"]), arrays["table"].T.tolist()
+    order, rows = arrays.get("order"), []
+    for number in arrays["number"].tolist():
+        drawn, *words = philox((number & 0xFFFFFFFF, number >> 32, 0, 0), key)
+        index = drawn * len(table) >> 32
+        if order is not None:
+            epoch, place = divmod(number, order.shape[1])
+            index = int(order[epoch - int(arrays["first_epoch"])][place]) % len(table)
+        offset, height, width = table[index]
+        h, w = options["size"] or (height, width)
+        top, left = words[0] * (height - h + 1) >> 32, words[1] * (width - w + 1) >> 32
+        rows.append((index, offset, width, top, left, options["flip"] and words[2] < 2**31))
+    return {"y": np.array(rows, dtype=np.int64).reshape(-1, 6).T}
+
+
 def batch_norm(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
     x, running, axes = arrays["x"], {}, (0, 2, 3)
     if options["training"]:

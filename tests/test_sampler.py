@@ -168,12 +168,12 @@ def test_flip_is_half_and_can_be_switched_off():
 
 def test_whole_images():
     same = make(crop_size=None, batch_size=2)
-    assert same.uniform_size == (12, 12)
+    assert same.sizes == ((12, 12), (12, 12))
     assert same.batch(0)[0].shape == (2, 3, 12, 12)
     mixed = ImageSampler(
         make_set([(8, 12), (16, 4)]), make_set([(20, 8)], 1), crop_size=None, flip=False
     )
-    assert mixed.uniform_size is None
+    assert mixed.sizes == (None, (20, 8))
     for step in range(4):
         real_A, real_B = mixed.batch(step)
         index = int(mixed.indices(step)[0])
@@ -186,7 +186,7 @@ def test_domains_may_differ_in_size_when_each_is_uniform():
     pairs = ImageSampler(
         make_set([(8, 12)] * 3), make_set([(16, 4)] * 2, 1), crop_size=None, batch_size=2
     )
-    assert pairs.uniform_size is None
+    assert pairs.sizes == ((8, 12), (16, 4))
     assert [x.shape[2:] for x in pairs.batch(0)] == [(8, 12), (16, 4)]
 
 
@@ -213,7 +213,7 @@ def test_layout_dtype_and_channels(dtype):
     for real in (real_A, real_B):
         assert real.dtype == dtype and real.device.type == "cpu"
         assert real.is_contiguous(memory_format=torch.channels_last)
-    assert pairs.uniform_size == (8, 8)
+    assert pairs.sizes == ((8, 8), (8, 8))
 
 
 @pytest.mark.cuda

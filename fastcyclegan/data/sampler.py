@@ -6,7 +6,8 @@ from torch import Tensor
 from fastcyclegan.data.image_set import ImageSet
 from fastcyclegan.errors import UserError
 from fastcyclegan.kernels.augment import augment, crop_ref, normalise_ref
-from fastcyclegan.kernels.philox import ORDER, SAMPLE_A, SAMPLE_B, philox_ref, randint
+from fastcyclegan.kernels.philox import ORDER, SAMPLE_A, SAMPLE_B, philox_ref
+from fastcyclegan.kernels.windows import draw_windows
 from fastcyclegan.pixel_range import PIXEL_RANGES
 
 DATA_ON = ("auto", "device", "host")
@@ -75,13 +76,23 @@ class ImageSampler:
         self.dtype = dtype
         self._range = PIXEL_RANGES[pixel_range][:2]
         self.device = torch.empty(0, device=device).device
-        self._sizes = tuple(map(_same_size, sets))
+        self._whole = tuple(map(_same_size, sets))
         self._check(sets)
-        # Drawn on the CPU: a few integers per image, which cross to the device in one copy.
-        self._tables = [torch.stack([s.offset, s.height, s.width]).cpu() for s in sets]
         on_device = data_on == "device" or (data_on == "auto" and _fits(self.device, *sets))
         self.data_device = self.device if on_device else torch.device("cpu")
         self._pixels = [s.pixels.to(self.data_device) for s in sets]
+        # Where sizes vary, the host has to know them.
+        self._draws_on = torch.device("cpu") if None in self.sizes else self.data_device
+        tables = [torch.stack([s.offset, s.height, s.width]) for s in sets]
+        self._tables = [table.to(self._draws_on) for table in tables]
+        self._seed, self._first_epoch = (
+            torch.tensor(x, device=self._draws_on) for x in (seed & 0xFFFFFFFF, -1)
+        )
+        # Of as many epochs as a batch can touch.
+        length = self.epoch_length
+        epochs = (batch_size + length - 2) // length + 1
+        self._order = torch.empty((epochs, length), dtype=torch.int64, device=self._draws_on)
+        self._prepared = -1
         self._orders: dict[int, Tensor] = {}
 
     def _check(self, sets: tuple[ImageSet, ...]) -> None:
@@ -107,43 +118,48 @@ class ImageSampler:
     def sizes(self) -> tuple[tuple[int, int] | None, ...]:
         """(h, w) of every batch, for each domain; None for one where it varies."""
         if self.crop_size is not None:
-            return ((self.crop_size, self.crop_size),) * len(self._sizes)
-        return self._sizes
+            return ((self.crop_size, self.crop_size),) * len(self._whole)
+        return self._whole
 
     @property
-    def uniform_size(self) -> tuple[int, int] | None:
-        """(h, w) of every batch of all domains, or None if it varies."""
-        return self.sizes[0] if len(set(self.sizes)) == 1 else None
+    def resident(self) -> bool:
+        """Whether :meth:`at` works: images, and what is drawn for them, lie on the device."""
+        return self._draws_on == self.data_device == self.device
 
-    def _order(self, first_epoch: int, last_epoch: int) -> Tensor:
-        # One epoch ahead, so that at an epoch's end the permutation is there already.
-        epochs = range(first_epoch, last_epoch + 2)
-        kept = self._orders
-        self._orders = {
-            e: kept[e] if e in kept else epoch_order(self.seed, e, self.epoch_length)
-            for e in epochs
-        }
-        if first_epoch == last_epoch:
-            return self._orders[first_epoch]
-        return torch.cat([self._orders[e] for e in range(first_epoch, last_epoch + 1)])
+    def prepare(self, step: int) -> None:
+        """Have the permutations that batch ``step`` needs where they are read; no host sync."""
+        epoch = step * self.batch_size // self.epoch_length
+        if epoch == self._prepared:
+            return
+        kept, self._prepared = self._orders, epoch
+        epochs = range(epoch, epoch + len(self._order))
+        self._orders = {e: kept[e] if e in kept else self._epoch_order(e) for e in epochs}
+        orders = torch.stack(list(self._orders.values()))
+        self._order.copy_(_send(orders, self._draws_on))
+        self._first_epoch.fill_(epoch)
 
-    def _draw(self, step: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _epoch_order(self, epoch: int) -> Tensor:
+        length = self.epoch_length
+        return torch.arange(length) if self.serial else epoch_order(self.seed, epoch, length)
+
+    def _draw(self, number: Tensor) -> list[Tensor]:
+        """The windows of each domain, (6, N) int64; :func:`draw_windows` names the rows."""
+        drawn = []
+        for domain, (table, size) in enumerate(zip(self._tables, self.sizes, strict=True)):
+            ordered = domain == 0 or self.serial
+            given = size, self._order if ordered else None, self._first_epoch
+            how = {"stream": (SAMPLE_A, SAMPLE_B)[domain], "flip": self.flip}
+            drawn.append(draw_windows(number, self._seed, table, *given, **how))
+        return drawn
+
+    def _numbers(self, step: int) -> Tensor:
+        self.prepare(step)
         first = step * self.batch_size
-        i = torch.arange(first, first + self.batch_size)
-        lengths = [table.shape[1] for table in self._tables]
-        streams = torch.tensor([[SAMPLE_A], [SAMPLE_B]])[: len(lengths)]
-        words = philox_ref(self.seed, streams, i)
-        place = i % self.epoch_length
-        if self.serial:
-            return torch.stack([place % length for length in lengths]), words
-        epoch, last = (n // self.epoch_length for n in (first, first + self.batch_size - 1))
-        order = self._order(epoch, last)[i - epoch * self.epoch_length]
-        others = [randint(word, n) for word, n in zip(words[0][1:], lengths[1:], strict=True)]
-        return torch.stack([order % lengths[0], *others]), words
+        return torch.arange(first, first + self.batch_size, device=self._draws_on)
 
     def indices(self, step: int) -> tuple[Tensor, ...]:
         """The images of batch ``step``: a (batch_size,) int64 tensor on the CPU per domain."""
-        return tuple(self._draw(step)[0])
+        return tuple(windows[0].cpu() for windows in self._draw(self._numbers(step)))
 
     def numbers(self, step: int) -> Tensor:
         """(batch_size,) int64 on ``device``: the running numbers of the images of batch ``step``.
@@ -160,18 +176,26 @@ class ImageSampler:
             For each domain (batch_size, C, h, w) of ``dtype`` in ``pixel_range``, channels_last, on
             ``device``. The host does not wait for the device.
         """
-        index, (_, r_top, r_left, r_flip) = self._draw(step)
-        sizes, plans = [], []
-        for domain in range(len(self._tables)):
-            offset, height, width = self._tables[domain][:, index[domain]]
-            size = self.uniform_size or (int(height[0]), int(width[0]))
-            top = randint(r_top[domain], height - size[0] + 1)
-            left = randint(r_left[domain], width - size[1] + 1)
-            flip = (r_flip[domain] < 2**31) & self.flip
-            sizes.append(size)
-            plans.append(torch.stack([offset, width, top, left, flip]))
-        plan = _send(torch.stack(plans), self.data_device)
-        return tuple(self._cut(d, plan[d], size) for d, size in enumerate(sizes))
+        return self.at(self._numbers(step))
+
+    def at(self, number: Tensor) -> tuple[Tensor, ...]:
+        """The images with the running numbers ``number``, all of one batch that is prepared.
+
+        Where the sampler is :attr:`resident`, this is nothing but work of the device, which a CUDA
+        graph can capture, and ``number`` may lie there and change between replays.
+
+        Args:
+            number: (batch_size,) int64.
+        """
+        cut = []
+        for domain, windows in enumerate(self._draw(number)):
+            size = self.sizes[domain] or self._size(domain, windows)
+            cut.append(self._cut(domain, _send(windows[1:], self.data_device), size))
+        return tuple(cut)
+
+    def _size(self, domain: int, windows: Tensor) -> tuple[int, int]:
+        _, height, width = self._tables[domain][:, windows[0, 0]].tolist()
+        return height, width
 
     def _cut(self, domain: int, plan: Tensor, size: tuple[int, int]) -> Tensor:
         pixels = self._pixels[domain]

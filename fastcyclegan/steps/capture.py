@@ -1,4 +1,4 @@
-"""The whole step as one CUDA graph: per step the host copies a batch, launches one graph, no more.
+"""The whole step as one CUDA graph: per step the host launches that graph, and no more.
 
 The first steps run uncaptured, on the stream that is captured later: they are steps of the training
 like any other, in which kernels are compiled and memory finds its place. What changes from step to
@@ -74,10 +74,20 @@ class CapturedStep:
             must not change in shape, dtype or memory format.
         say: is told in one line when the step is recorded, or why it was not.
         recorder: where to record.
+        given_stays: each call is given the same tensors, which the step itself moves on. Otherwise
+            what is given is copied to where the graph reads it.
     """
 
-    def __init__(self, step: Step, say: Callable[[str], None], recorder: Recorder) -> None:
+    def __init__(
+        self,
+        step: Step,
+        say: Callable[[str], None],
+        recorder: Recorder,
+        *,
+        given_stays: bool = False,
+    ) -> None:
         self._step, self._say, self._recorder = step, say, recorder
+        self._given_stays = given_stays
         self._calls = 0
         self._given: list[torch.Tensor] = []
         self._replay: Replay | None = None
@@ -88,8 +98,9 @@ class CapturedStep:
         if self._calls > WARM_UP and not self._replay:
             return self._step(model, *given)
         if not self._given:
-            self._given = [torch.empty_like(x) for x in given]
-        torch._foreach_copy_(self._given, list(given))
+            self._given = [x if self._given_stays else torch.empty_like(x) for x in given]
+        if not self._given_stays:
+            torch._foreach_copy_(self._given, list(given))
         if self._calls == WARM_UP:
             self._record(model)
         self._calls += 1

@@ -34,8 +34,18 @@ class Sampler(Protocol):
     def epoch_length(self) -> int:
         """Images per epoch."""
 
+    @property
+    def resident(self) -> bool:
+        """Whether :meth:`at` is work of the device alone."""
+
     def batch(self, step: int) -> tuple[torch.Tensor, ...]:
         """The images of ``step``, a function of seed and step alone, as the step takes them."""
+
+    def prepare(self, step: int) -> None:
+        """Before :meth:`at` is called for ``step``; no host sync."""
+
+    def at(self, number: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The images with the running numbers ``number``, those of the step prepared for."""
 
 
 class Shown(NamedTuple):

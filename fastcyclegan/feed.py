@@ -1,0 +1,71 @@
+"""What a step is given: the images of its batch and their running numbers."""
+
+from collections.abc import Callable
+
+import torch
+
+from fastcyclegan.skips import Skips
+from fastcyclegan.steps.capture import CapturedStep, Recorder
+from fastcyclegan.steps.model import Model
+from fastcyclegan.systems import System
+
+
+class Feed:
+    """Takes the steps of a training, each with its images.
+
+    A captured step draws its images itself, where they lie on the device: then a step is the launch
+    of one graph. Otherwise they are drawn here, and handed over.
+
+    Args:
+        system: what is trained, by the step that its options ask for.
+        skips: knows by how much the stream of images is ahead of the steps.
+        recorder: to capture the step with; None to leave it uncaptured.
+        say: is told once whether it was captured.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        skips: Skips,
+        recorder: Recorder | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._system, self._skips = system, skips
+        self._batch = torch.arange(system.config.batch_size, device=system.device)
+        self._number, self._shown = self._batch.clone(), self._batch.clone()
+        self._inside = recorder is not None and system.sampler.resident
+        self._step = system.step
+        if recorder:
+            step = self._draw_and_step if self._inside else system.step
+            self._step = CapturedStep(step, say, recorder, given_stays=self._inside)
+
+    def go_to(self, step: int) -> None:
+        """Let ``step`` be the next one."""
+        size = len(self._batch)
+        self._number.copy_(self._batch + step * size)
+        self._shown.copy_(self._batch + (step + self._skips.offset) * size)
+
+    def __call__(self, step: int) -> torch.Tensor:
+        """Take ``step``, the one after the last; returns its losses on the device, without a sync.
+
+        The next call may overwrite them.
+        """
+        model = self._system.model
+        if self._inside:
+            self._system.sampler.prepare(step + self._skips.offset)
+            return self._step(model, self._number, self._shown)
+        with model.phase("data"):
+            images = self._skips.batch(step)
+        losses = self._step(model, *images, self._number)
+        self._number += len(self._batch)
+        return losses
+
+    def _draw_and_step(
+        self, model: Model, number: torch.Tensor, shown: torch.Tensor
+    ) -> torch.Tensor:
+        with model.phase("data"):
+            images = self._system.sampler.at(shown)
+        losses = self._system.step(model, *images, number)
+        number += len(number)
+        shown += len(shown)
+        return losses

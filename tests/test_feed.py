@@ -1,0 +1,106 @@
+"""Images drawn inside of the step, where a graph captures them, are those drawn outside of it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fastcyclegan.data.sampler import ImageSampler
+from fastcyclegan.feed import Feed
+from fastcyclegan.steps.capture import WARM_UP
+from fastcyclegan.steps.cyclegan import STEPS
+from test_capture import Again
+from test_cyclegan import SIZE, make_model
+from test_gate import everything
+from test_sampler import make_set
+
+BATCH = 2
+
+
+class Watched(ImageSampler):
+    """Notes the batches that were drawn from the host."""
+
+    def batch(self, step):
+        self.asked = [*getattr(self, "asked", []), step]
+        return super().batch(step)
+
+
+def trainee(device="cpu", **options):
+    sets = make_set([(SIZE + 4, SIZE + 6)] * 5), make_set([(SIZE + 1, SIZE)] * 3, 1)
+    options = {"crop_size": SIZE, "batch_size": BATCH, "dtype": torch.float64, **options}
+    sampler = Watched(*sets, seed=3, device=device, **options)
+    system = SimpleNamespace(
+        config=SimpleNamespace(batch_size=BATCH),
+        device=torch.device(device),
+        sampler=sampler,
+        model=make_model(pool_size=4),
+        step=STEPS["fused"],
+    )
+    skips = SimpleNamespace(offset=0, batch=lambda step: sampler.batch(step + skips.offset))
+    return system, skips
+
+
+def trained(system, skips, feed, steps):
+    """Losses of steps 1, 2, ..., back to 3 with other images after the last."""
+    rows = []
+    feed.go_to(1)
+    for step in range(1, steps):
+        rows.append(feed(step).clone())
+    skips.offset = 5
+    feed.go_to(3)
+    for step in range(3, steps):
+        rows.append(feed(step).clone())
+    return torch.stack(rows)
+
+
+def test_drawn_inside_or_outside():
+    outside, inside, said = trainee(), trainee(), []
+    plain = trained(*outside, Feed(*outside), 12)
+    captured = trained(*inside, Feed(*inside, Again(), said.append), 12)
+    assert torch.equal(plain, captured) and "captured" in said[0]
+    wanted, got = (everything(system.model) for system, _ in (outside, inside))
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+    assert len(outside[0].sampler.asked) == 11 + 9
+    assert not hasattr(inside[0].sampler, "asked")
+    assert len({tuple(row.tolist()) for row in plain}) == len(plain)
+
+
+def test_images_that_are_not_where_the_step_is_are_handed_over(monkeypatch):
+    system, skips = trainee()
+    monkeypatch.setattr(Watched, "resident", False)
+    feed = Feed(system, skips, Again(), lambda line: None)
+    feed.go_to(0)
+    for step in range(WARM_UP + 2):
+        feed(step)
+    assert system.sampler.asked == list(range(WARM_UP + 2))
+
+
+@pytest.mark.parametrize(("options", "resident"), [
+    ({}, True),
+    ({"data_on": "host"}, True),
+    ({"device": "meta"}, True),
+    ({"device": "meta", "data_on": "host"}, False),
+])  # fmt: skip
+def test_where_images_can_be_drawn_by_the_step(options, resident):
+    system, _ = trainee(**options)
+    assert system.sampler.resident == resident
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("data_on", ["device", "host"])
+def test_one_graph_draws_its_images(data_on):
+    """Equal to a CPU's images, step by step, through epochs and a way back."""
+    from fastcyclegan.steps.capture import CudaGraphs
+
+    seen = {}
+
+    def look(model, real_A, real_B, number):
+        return torch.stack([real_A.double().sum(), real_B.double().sum(), number[0].double()])
+
+    for device in ("cpu", "cuda"):
+        system, skips = trainee(device, data_on=data_on)
+        system.step, said = look, []
+        recorder = CudaGraphs(torch.device("cuda", 0)) if device == "cuda" else None
+        seen[device] = trained(system, skips, Feed(system, skips, recorder, said.append), 12)
+    assert "captured" in said[0]
+    torch.testing.assert_close(seen["cuda"].cpu(), seen["cpu"], rtol=1e-12, atol=1e-9)
