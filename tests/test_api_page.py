@@ -33,6 +33,17 @@ def trained(tmp_path, monkeypatch):
     return tmp_path
 
 
+def goes_on_as_if_nothing_had_happened(names):
+    """A step of what was saved and loaded is the step of what was not, bit for bit."""
+    sampler = names["sampler"]
+    for model in (names["model"], names["later"]):
+        model.set_lr(1e-4)
+        fastcyclegan.fused_step(model, *sampler.batch(4), sampler.numbers(4))
+    for name, net in names["networks"].items():
+        again = names["later"].networks[name].state_dict()
+        assert all(torch.equal(x, again[key]) for key, x in net.state_dict().items())
+
+
 def test_the_code_of_the_page_runs_and_does_what_it_says(trained, monkeypatch):
     monkeypatch.setitem(fastcyclegan.TRACKERS, "table", None)  # so that it goes again
     kinds, blocks = zip(*BLOCK.findall(PAGE), strict=True)
@@ -40,6 +51,8 @@ def test_the_code_of_the_page_runs_and_does_what_it_says(trained, monkeypatch):
     names = {}
     for number, block in enumerate(blocks):
         exec(compile(block, f"api.md, block {number + 1}", "exec"), names)
+        if "later = " in block:
+            goes_on_as_if_nothing_had_happened(names)
 
     assert names["fake"].shape == (2, 3, 64, 48)
     assert names["zebras"].shape == (2, 45, 63, 3) and names["zebras"].dtype == np.uint8
@@ -48,6 +61,7 @@ def test_the_code_of_the_page_runs_and_does_what_it_says(trained, monkeypatch):
     assert names["metadata"]["step"] == 4 and saved.keys() == now.keys()
     # the second loop has gone on from what the first one saved
     assert not torch.equal(saved["model.1.weight"], now["model.1.weight"])
+    assert names["values"].shape == (5,) and names["values"].isfinite().all()
     assert names["code"] == 0
     table = (trained / "checkpoints/tracked/table/cycle_A.txt").read_text().split()
     kept = [row for row in names["rows"] if row["kind"] == "train"]
