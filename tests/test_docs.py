@@ -146,14 +146,9 @@ def test_every_option_of_the_checkout_is_listed():
         Path(os.environ["FASTCYCLEGAN_PEER_JZ"]),
         {name for s in SECTIONS for name in rows(s)},
     )
-<<<<<<< Updated upstream
     # The template is there to be copied for a model of one's own.
     models = set(root.glob("models/*_model.py")) - {root / "models/template_model.py"}
     sources = [*root.glob("options/*.py"), *models]
-=======
-    sources = [*root.glob("options/*.py"), *root.glob("models/*_model.py")]
-    sources.remove(root / "models" / "template_model.py")  # an example for people who add a model
->>>>>>> Stashed changes
     found = {
         n for path in sources for n in re.findall(r"add_argument\('--(\w+)'", path.read_text())
     }
