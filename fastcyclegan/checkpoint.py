@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> int:
         "Verify, list or prune the checkpoints of a run: verify|list|prune RUN.",
         argv,
     )
+    from fastcyclegan.runs.best import survey_best
     from fastcyclegan.runs.checkpoint import survey
     from fastcyclegan.runs.folder import RunFolder
 
@@ -44,6 +45,11 @@ def main(argv: Sequence[str]) -> int:
         print(f"{printable(folder.ckpt)} has no checkpoint")
     for checkpoint in found:
         print(_line(checkpoint))
+    best = survey_best(folder, verify=config.action == "verify")
+    if best:
+        kept, standing = best
+        print("  ".join([_line(kept), standing]).rstrip())
+        found.append(kept)
     damaged = [checkpoint for checkpoint in found if checkpoint.damage]
     if config.action == "verify" and damaged:
         raise UserError(

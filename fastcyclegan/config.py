@@ -13,6 +13,7 @@ from fastcyclegan.jz_options import MAPPED, REFUSED_MODELS, REMOVED, REMOVED_FRO
 from fastcyclegan.options import option, positional, required
 from fastcyclegan.pixel_range import PIXEL_RANGES
 from fastcyclegan.presets import PRESETS
+from fastcyclegan.scores import ARCHITECTURES, METRICS
 from fastcyclegan.trackers import TRACKERS
 
 CUDA_GRAPH = ("auto", "on", "off")
@@ -143,6 +144,20 @@ class TrainConfig:
     save_epoch_freq: int = option(5, "epochs between checkpoints", low=1)
     keep: int = option(3, "checkpoints kept", low=1)
     milestone_epochs: int = option(50, "epochs between checkpoints kept for good; 0: none", low=0)
+    eval_every: int | None = option(
+        None, "steps between two judgements on the test images; the best networks are kept", low=1
+    )
+    eval_metric: str | None = option(
+        None,
+        "the score that says what is best (default: psnr where the truth is known, else swd)",
+        choices=METRICS,
+    )
+    eval_features: str | None = option(
+        None, "score fid and kid as well: see evaluate --features, a program that is run"
+    )
+    eval_architecture: str | None = option(
+        None, "of --eval_features where these are weights", choices=ARCHITECTURES
+    )
     max_skips: int = option(10, "steps in a row that may be not finite before going back", low=1)
     resume_force: bool = option(False, "continue --name with options that change what is computed")
     dry_run: bool = option(False, "say what the training would take, and write nothing")

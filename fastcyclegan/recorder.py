@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.errors import UserError
+from fastcyclegan.judge import Judge
 from fastcyclegan.runs.checkpoint import take_snapshot, write_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import MetricsLog
@@ -33,6 +34,7 @@ class Recorder:
     Attributes:
         scores: what the last preview measured, by name.
         skips: the steps that were not finite.
+        judge: of the networks, with ``--eval_every``.
         unsaved: why the last checkpoint could not be saved, or None; up to date after
             :meth:`settle`.
         progress: what the terminal shows, from :meth:`start` on.
@@ -55,6 +57,7 @@ class Recorder:
         self.tracking = Tracking(config.track, folder, say)
         self.report = LiveReport(folder, say)
         self.skips = Skips(config, folder, system)
+        self.judge = Judge(config, folder, system)
         # of the steps of this tick that counted, and how many these are
         self.sums = torch.zeros(len(system.LOSSES) + 1, device=system.device)
         self.summed = 0
@@ -110,9 +113,7 @@ class Recorder:
         full = done % self._every(config.print_freq) == 0
         if last or full:
             self._tick(done, full, lr)
-        spacing = ceil(self.schedule.total_steps / PREVIEWS)
-        if last or done % max(spacing, self._every(config.display_freq)) == 0:
-            self._preview(done)
+        self._show(done, last)
         milestone = self._is_milestone(done)
         if last or milestone or done % self._save_every() == 0:
             self.save(done, milestone)
@@ -173,18 +174,37 @@ class Recorder:
             self.progress.say(f"warning: no repro could be stored: {self.skips.unstored}")
             self.skips.unstored = None
 
-    def _preview(self, done: int) -> None:
-        started = time.perf_counter()
+    def _show(self, done: int, last: bool) -> None:
+        """The preview and the scores that are due, in one row."""
+        spacing = ceil(self.schedule.total_steps / PREVIEWS)
+        started, scores = time.perf_counter(), {}
+        if last or done % max(spacing, self._every(self.config.display_freq)) == 0:
+            scores |= self._preview(done)
+        if self.judge.due(done, last):
+            scores |= self._judge(done)
+        if scores:
+            self.record("eval", done, **scores)
+        self._not_training(started)
+
+    def _judge(self, done: int) -> dict[str, float]:
+        scores = self.judge.scores()
+        try:
+            kept = self.judge.keep(done, scores)
+        except (OSError, RuntimeError, SafetensorError) as problem:
+            kept = f"warning: the best networks, of step {done}, could not be kept: {problem}"
+        if kept:
+            self.progress.say(kept)
+        return scores
+
+    def _preview(self, done: int) -> dict[str, float]:
         shown = self.system.show()
         try:
             self.system.draw(self.folder.preview(done), shown.rows)
             self.tracking.preview(done)
         except (OSError, UserError) as problem:
             self.progress.say(f"warning: no preview of step {done}: {problem}")
-        if shown.scores:
-            self.scores = shown.scores
-            self.record("eval", done, **shown.scores)
-        self._not_training(started)
+        self.scores = shown.scores or self.scores
+        return shown.scores
 
     def save(self, done: int, milestone: bool = False) -> None:
         """Begin to write the checkpoint of ``done`` steps, unless it is one to go back from.

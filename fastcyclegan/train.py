@@ -17,6 +17,7 @@ from fastcyclegan.errors import UserError
 from fastcyclegan.options import check_ranges, parse_explicit
 from fastcyclegan.presets import apply_preset, blame, listing, told
 from fastcyclegan.runs.folder import require_place, valid_name
+from fastcyclegan.scores import OF_FEATURES, OF_PAIRS
 from fastcyclegan.trackers import find_tracker
 
 PROG = "python -m fastcyclegan.train"
@@ -95,6 +96,7 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--compile_scope {config.compile_scope} needs --compile")
     if config.impl == "reference" and config.compile:
         raise UserError("--impl reference is the plain path: it cannot be combined with --compile")
+    _check_judging(config)
     if config.profile_steps is not None:
         profile_window(config.profile_steps)
     if config.track:
@@ -103,6 +105,18 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"--nvtx is for Nsight, --profile {config.profile} records by itself: choose one"
         )
+
+
+def _check_judging(config: TrainConfig) -> None:
+    for name in ("eval_metric", "eval_features"):
+        if getattr(config, name) is not None and config.eval_every is None:
+            raise UserError(f"--{name} needs --eval_every: how often")
+    if config.eval_architecture and not config.eval_features:
+        raise UserError("--eval_architecture needs --eval_features: the file of its weights")
+    if config.eval_metric in OF_FEATURES and not config.eval_features:
+        raise UserError(f"--eval_metric {config.eval_metric} needs --eval_features")
+    if config.eval_metric in OF_PAIRS and config.model == "dcgan":
+        raise UserError(f"--eval_metric {config.eval_metric}: a DCGAN's images have no truth")
 
 
 # What only some generators have, with the value that asks for nothing, and which have it.

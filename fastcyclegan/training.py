@@ -300,6 +300,8 @@ class Run:
             raise Stop(NOT_SAVED, f"{self.folder.config}: {problem.strerror}") from None
         for line in self.system.comparison(self.recorder.scores):
             self.say(line)
+        if verdict := self.recorder.judge.verdict():
+            self.say(verdict)
         root = printable(self.folder.root)
         self.say(f"done: weights in {root}/weights, previews in {root}/previews")
         self.say(f"all of it on one page: {root}/report.html")

@@ -67,7 +67,7 @@ def load_training_set(config: TrainConfig, say: Callable[[str], None]) -> Traini
     roots = config.dataroot, config.dataroot_A, config.dataroot_B
     is_toy = roots == (None, None, None)
     if is_toy:
-        toy = _toy(config)
+        toy = toy_root(config)
         say(f"no --dataroot: training on toy images, written to {toy}")
         roots = str(toy), None, None
     scans = _scans(config, roots, "train")
@@ -121,7 +121,8 @@ def make_sampler(
     )
 
 
-def _toy(config: TrainConfig) -> Path:
+def toy_root(config: TrainConfig) -> Path:
+    """The folder of the toy domains in the size of the options, which are made first if need be."""
     size = config.crop_size
     root = Path("datasets") / f"toy-{size}px"
     try:

@@ -24,7 +24,7 @@ from fastcyclegan.models.weights import copies, copies_to_bytes, network_tensors
 from fastcyclegan.runs.folder import RunFolder
 
 SCHEMA = 1
-_STATE = "state.json"
+STATE = "state.json"
 _TRAIN_STATE = "train_state"
 _SUFFIX = ".safetensors"
 # ".old": moved aside while another checkpoint of the same step takes its place.
@@ -100,8 +100,9 @@ def write_checkpoint(folder: RunFolder, snapshot: Snapshot, keep: int = 3) -> Pa
     _remove_leftovers(folder)
     files = {name + _SUFFIX: copies_to_bytes(*content) for name, content in snapshot.files.items()}
     weights = {name: data for name, data in files.items() if name != _TRAIN_STATE + _SUFFIX}
-    files[_STATE] = _state_bytes(snapshot, files)
-    path = _write(folder.ckpt, snapshot.step, files)
+    files[STATE] = state_bytes(snapshot, files)
+    path = folder.ckpt / f"step-{snapshot.step:08d}"
+    write_folder(path, files)
     _prune(folder, snapshot.step, keep)
     for name, data in weights.items():
         write_atomic(folder.weights / name, data)
@@ -117,7 +118,7 @@ def latest_checkpoint(
     """
     for step, path in reversed(_checkpoints(folder)):
         try:
-            _verified_files(path)
+            verified_files(path)
         except UserError as error:
             if on_damaged:
                 on_damaged(path, str(error))
@@ -154,15 +155,16 @@ def survey(folder: RunFolder, verify: bool = True, newest: int | None = None) ->
     found = []
     for step, path in _checkpoints(folder)[-newest if newest else None :]:
         with suppress(FileNotFoundError):
-            found.append(_found(step, path, verify))
+            found.append(found_at(step, path, verify))
     return found
 
 
-def _found(step: int, path: Path, verify: bool) -> Found:
+def found_at(step: int, path: Path, verify: bool) -> Found:
+    """The checkpoint ``path``; ``verify`` reads every byte of it. Raises OSError."""
     damage = None
     if verify:
         try:
-            _verified_files(path)
+            verified_files(path)
             damage = ""
         except UserError as error:
             damage = str(error)
@@ -172,7 +174,7 @@ def _found(step: int, path: Path, verify: bool) -> Found:
 
 def remove(path: Path) -> None:
     """Remove the checkpoint ``path``; one that is cut short by a crash does not look sound."""
-    (path / _STATE).unlink(missing_ok=True)
+    (path / STATE).unlink(missing_ok=True)
     shutil.rmtree(path)
 
 
@@ -183,7 +185,7 @@ def load_checkpoint(
 
     Raises UserError, naming the file, when anything is missing or differs from what was saved.
     """
-    files, state = _verified_files(Path(path))
+    files, state = verified_files(Path(path))
     tensors = {}
     for name, data in files.items():
         try:
@@ -193,7 +195,8 @@ def load_checkpoint(
     return tensors, tensors.pop(_TRAIN_STATE), state
 
 
-def _state_bytes(snapshot: Snapshot, files: Mapping[str, bytes]) -> bytes:
+def state_bytes(snapshot: Snapshot, files: Mapping[str, bytes]) -> bytes:
+    """state.json of a folder of ``files``: what ``snapshot`` says, and their checksums."""
     body = {
         "schema": SCHEMA,
         "step": int(snapshot.step),
@@ -209,12 +212,16 @@ def _crc(body: Any) -> int:
     return zlib.crc32(json.dumps(body, sort_keys=True).encode())
 
 
-def _write(ckpt: Path, step: int, files: Mapping[str, bytes]) -> Path:
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Put a folder of ``files`` at ``path``, durable; what was there is beside it, as ``.old``.
+
+    Raises OSError, a full disk say: what was there stays.
+    """
     needed = sum(len(data) for data in files.values())
-    if shutil.disk_usage(ckpt).free < needed:
-        raise OSError(errno.ENOSPC, f"a checkpoint needs {needed} bytes", str(ckpt))
-    temporary = ckpt / f"{TEMPORARY_PREFIX}{step:08d}-{os.getpid()}"
-    path, old = ckpt / f"step-{step:08d}", ckpt / f"step-{step:08d}.old"
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, f"a checkpoint needs {needed} bytes", str(path.parent))
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    old = path.with_name(f"{path.name}.old")
     try:
         temporary.mkdir()
         for name, data in files.items():
@@ -227,8 +234,7 @@ def _write(ckpt: Path, step: int, files: Mapping[str, bytes]) -> Path:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    fsync_folder(ckpt)
-    return path
+    fsync_folder(path.parent)
 
 
 def _checkpoints(folder: RunFolder) -> list[tuple[int, Path]]:
@@ -240,13 +246,14 @@ def _checkpoints(folder: RunFolder) -> list[tuple[int, Path]]:
     return [(step, path) for step, _, path in sorted(found)]
 
 
-def _verified_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+def verified_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of the folder ``path``, and the state of its state.json. Raises UserError."""
     try:
-        body = _verified_body(path / _STATE)
+        body = verified_body(path / STATE)
         files = {}
         for name, expected in body["files"].items():
             if not _FILE.fullmatch(name):
-                raise UserError(f"{path}/{_STATE} is damaged: it lists {name!r}")
+                raise UserError(f"{path}/{STATE} is damaged: it lists {name!r}")
             files[name] = (path / name).read_bytes()
             actual = {"crc32": zlib.crc32(files[name]), "size": len(files[name])}
             if actual != expected:
@@ -256,7 +263,8 @@ def _verified_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     return files, body["state"]
 
 
-def _verified_body(path: Path) -> dict[str, Any]:
+def verified_body(path: Path) -> dict[str, Any]:
+    """What the state.json ``path`` holds, if it is sound. Raises UserError, OSError."""
     try:
         content = json.loads(path.read_bytes())
         body = content["body"]
@@ -281,7 +289,7 @@ def _prune(folder: RunFolder, step: int, keep: int) -> None:
 def is_milestone(path: Path) -> bool:
     """Whether the checkpoint ``path`` is one that is kept for good."""
     try:
-        return bool(_verified_body(path / _STATE).get("milestone"))
+        return bool(verified_body(path / STATE).get("milestone"))
     except (OSError, UserError):
         return False
 

@@ -55,6 +55,14 @@ def each(net: Network, images: torch.Tensor) -> torch.Tensor:
         net.train(training)
 
 
+def translated(
+    net: Network, images: torch.Tensor, device: torch.device, pixel_range: str = "tanh"
+) -> torch.Tensor:
+    """What ``net``, on ``device``, makes of uint8 (N, H, W, C) images: the same, on the CPU."""
+    parts = (from_uint8(part.to(device), pixel_range=pixel_range) for part in images.split(1))
+    return torch.cat([to_uint8(each(net, part), pixel_range).cpu() for part in parts])
+
+
 def pair_scores(images: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     """How near images are to what they should be, as means over the images.
 

@@ -98,8 +98,9 @@ class Extractor:
         """
         if images.shape[3] == 4:
             raise UserError("features are of images without transparency: leave --features out")
-        parts = [self._batch(part) for part in images.split(_BATCH)]
-        return torch.cat(parts)
+        # what a program may draw must not be missing in a training
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            return torch.cat([self._batch(part) for part in images.split(_BATCH)])
 
     def _batch(self, images: Tensor) -> Tensor:
         given = images.expand(-1, -1, -1, 3).permute(0, 3, 1, 2).contiguous().to(self.device)

@@ -53,6 +53,11 @@ class RunFolder:
         return self.root / "ckpt"
 
     @property
+    def best(self) -> Path:
+        """Folder of the networks that ``--eval_every`` found best; made when there are some."""
+        return self.root / "best"
+
+    @property
     def quarantine(self) -> Path:
         """quarantine.jsonl: files passed over, with the reason."""
         return self.root / "quarantine.jsonl"
@@ -263,7 +268,7 @@ def _numbered_run(checkpoints_dir: Path) -> RunFolder:
 
 
 def _refuse_links(run: RunFolder) -> None:
-    inside = (run.previews, run.weights, run.ckpt, run.metrics, run.root / _LOCK)
+    inside = (run.previews, run.weights, run.ckpt, run.best, run.metrics, run.root / _LOCK)
     for path in (run.root, *inside, *map(run.tracker, TRACKERS)):
         if path.is_symlink():
             raise UserError(

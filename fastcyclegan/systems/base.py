@@ -13,6 +13,7 @@ from fastcyclegan.data.survey import Survey
 from fastcyclegan.device import Precision
 from fastcyclegan.runs.previews import save_preview
 from fastcyclegan.steps.model import Model, Step
+from fastcyclegan.systems.exam import Exam
 
 
 class Images(Protocol):
@@ -68,6 +69,7 @@ class System(ABC):
         STEPS: the step functions by ``--impl``, each called with the model, the images of a batch
             and their running numbers, (N,) int64; it returns (len(LOSSES),) without a host sync.
         images, sampler, model: what it trains on, the batches of that, and what it trains.
+        exam: what the networks are scored on with ``--eval_every``, or None.
     """
 
     LOSSES: ClassVar[tuple[str, ...]]
@@ -75,6 +77,7 @@ class System(ABC):
     images: Images
     sampler: Sampler
     model: Model
+    exam: Exam | None = None
 
     def __init__(self, config: TrainConfig, device: torch.device, precision: Precision) -> None:
         self.config, self.device, self.precision = config, device, precision
@@ -96,7 +99,7 @@ class System(ABC):
     def few(cls, config: TrainConfig, count: int, scratch: Path) -> TrainConfig:
         """``config`` for about ``count`` images, the first ones; toy images go to ``scratch``."""
         count = min(count, config.max_dataset_size or count)
-        return replace(config, max_dataset_size=count, max_bad=1.0)
+        return replace(config, max_dataset_size=count, max_bad=1.0, eval_every=None)
 
     @property
     def step(self) -> Step:

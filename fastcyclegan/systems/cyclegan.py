@@ -15,6 +15,7 @@ from fastcyclegan.data.training_set import (
     load_training_set,
     make_sampler,
     survey_domains,
+    toy_root,
 )
 from fastcyclegan.device import Precision
 from fastcyclegan.errors import UserError
@@ -25,6 +26,7 @@ from fastcyclegan.steps.initial import CYCLEGAN, adopt
 from fastcyclegan.steps.losses import NAMES
 from fastcyclegan.steps.model import Step
 from fastcyclegan.systems.base import Shown, System
+from fastcyclegan.systems.exam import Translations
 
 
 class CycleGANSystem(System):
@@ -51,6 +53,9 @@ class CycleGANSystem(System):
         one_by_one = config.updates == "sequential"
         model = sequential.SequentialCycleGAN if one_by_one else cyclegan.CycleGAN
         self.model = model(networks, make_settings(config, precision), *shapes)
+        if config.eval_every:
+            given = config.dataroot or config.dataroot_A
+            self.exam = Translations(config, config.dataroot if given else toy_root(config), device)
 
     @property
     def step(self) -> Step:

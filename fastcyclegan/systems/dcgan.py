@@ -20,6 +20,7 @@ from fastcyclegan.steps.initial import DCGAN as PARTS
 from fastcyclegan.steps.initial import adopt
 from fastcyclegan.steps.model import Step
 from fastcyclegan.systems.base import Shown, System
+from fastcyclegan.systems.exam import Samples
 
 ROWS, COLUMNS = 8, 8
 
@@ -52,6 +53,8 @@ class DCGANSystem(System):
             data_on=config.data_on,
         )
         self.model = DCGAN(make_networks(config, device), make_settings(config, precision))
+        if config.eval_every:
+            self.exam = Samples(config, self.images.compared, device)
         self._compared = from_uint8(self.images.compared)
         self._real_distance = mean_distance(self._compared) if len(self._compared) > 1 else 0.0
         self._at_start = self.show().scores["swd"] if self.images.held_out else None
