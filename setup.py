@@ -35,6 +35,7 @@ TEST = [
     "build>=1.2",
     "packaging>=24",
     "torchmetrics>=1.6",
+    "selenium>=4.40",
 ]
 
 setup(

@@ -40,6 +40,15 @@ ensure_compiler() {
     g++ --version | head -n 1
 }
 
+# Of the tests of the report, which are skipped without it.
+ensure_browser() {
+    if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null
+    fi
+    chromedriver --version
+}
+
 # Links to every installed package but ours, so that other environments need no second torch.
 share_dependencies() {
     local site entry

@@ -5,7 +5,7 @@ docs/options.md shows the same, and all of its other options, to people.
 
 _PREVIEWS = "previews are written into the run folder every --display_freq images"
 _LOGS = "metrics are written to metrics.jsonl in the run folder; --track tensorboard shows them"
-_HTML = "no HTML is written during training"
+_HTML = "report.html is always written, about every 30 seconds"
 _NEWEST = "leave it out: the newest checkpoint is continued; --init_from reads other weights"
 _TRANSLATE = "it belongs to testing: see python -m fastcyclegan.translate --help"
 

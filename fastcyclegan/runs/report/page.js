@@ -41,13 +41,14 @@
   const at = document.getElementById("at");
   const { left, right, top, bottom, width } = data.geometry;
 
-  function nearest(steps, step) {
-    let low = 0, high = steps.length - 1;
+  // The last point that is not behind the step, -1 if there is none.
+  function lastUpTo(steps, step) {
+    let low = 0, high = steps.length;
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (steps[middle] < step) low = middle + 1; else high = middle;
+      if (steps[middle] <= step) low = middle + 1; else high = middle;
     }
-    return low > 0 && step - steps[low - 1] < steps[low] - step ? low - 1 : low;
+    return low - 1;
   }
 
   function place(value, [low, high, logarithmic]) {
@@ -80,7 +81,7 @@
       const x = left + step / chart.x[1] * (right - left);
       cursor.replaceChildren(drawn("path", { d: `M${x} ${top}V${bottom}` }));
       chart.lines.forEach((line, i) => {
-        const point = nearest(line.x, step), value = line.y[point];
+        const point = lastUpTo(line.x, step), value = line.y[point] ?? null;
         outputs[i].value = value === null ? "\u2013" : written(value);
         const y = value === null ? -1 : place(value, chart.y);
         if (y >= top - 2 && y <= bottom + 2) {
