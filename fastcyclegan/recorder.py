@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.images import one_line
 from fastcyclegan.errors import UserError
 from fastcyclegan.judge import Judge
 from fastcyclegan.runs.checkpoint import take_snapshot, write_checkpoint
@@ -187,11 +188,14 @@ class Recorder:
         self._not_training(started)
 
     def _judge(self, done: int) -> dict[str, float]:
-        scores = self.judge.scores()
+        """Score the networks and keep the best; what fails at that does not end the training."""
+        scores: dict[str, float] = {}
         try:
+            scores = self.judge.scores()
             kept = self.judge.keep(done, scores)
-        except (OSError, RuntimeError, SafetensorError) as problem:
-            kept = f"warning: the best networks, of step {done}, could not be kept: {problem}"
+        except (UserError, OSError, RuntimeError, SafetensorError) as problem:
+            what = "the best networks could not be kept" if scores else "not scored"
+            kept = f"warning: step {done}: {what}: {one_line(str(problem))}"
         if kept:
             self.progress.say(kept)
         return scores

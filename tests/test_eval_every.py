@@ -233,9 +233,30 @@ def test_what_cannot_be_written_is_told_and_the_best_of_before_stands(tested, mo
     assert run_on_data(*words, "--steps", "3") == 0
     said = capsys.readouterr().out
     for step in (2, 3):
-        assert f"warning: the best networks, of step {step}, could not be kept: " in said
+        assert f"warning: step {step}: the best networks could not be kept: [Errno 28]" in said
     assert same(best_of(root), before) and not (root / "best.old").exists()
     assert [row["step"] for row in judged(root)] == [1, 2, 3]
+
+
+def test_an_extractor_that_fails_does_not_end_the_training(tested, capsys):
+    class Fickle(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            if self.calls in (3, 4):  # the first two are those of the real images
+                raise ValueError("not today")
+            return x.float().mean((2, 3))
+
+    script(tested / "fickle.pt", Fickle())
+    words = ["--steps", "4", "--eval_every", "1", "--eval_features", "fickle.pt"]
+    assert run_on_data(*words, "--name", "mine") == 0
+    assert [row["step"] for row in judged(tested / "checkpoints/mine")] == [3, 4]
+    said = capsys.readouterr().out
+    for step in (1, 2):
+        assert f"warning: step {step}: not scored: fickle.pt does not take uint8 images" in said
 
 
 def test_a_dcgan_is_judged_by_its_average(here):
