@@ -128,6 +128,9 @@ class TrainConfig:
     cuda_graph: str = option(
         "auto", "one CUDA graph for the whole step; auto: with --compile", choices=CUDA_GRAPH
     )
+    twin_streams: bool = option(
+        False, "G_A beside G_B and D_A beside D_B, on two streams of a GPU; not measured yet"
+    )
     impl: str = option(
         "fused", "the step: fused, or reference, plain and slow", choices=["fused", "reference"]
     )

@@ -60,6 +60,9 @@ def _check_device(config: TrainConfig, device: torch.device) -> None:
     """Raise UserError if an option asks for what ``device`` cannot do."""
     if config.cuda_graph == "on" and device.type != "cuda":
         raise UserError(f"--cuda_graph on: {device} has no CUDA graphs; leave it out")
+    joint = config.model == "cycle_gan" and config.updates == "joint"
+    if config.twin_streams and not (joint and device.type == "cuda"):
+        raise UserError("--twin_streams is for CycleGAN's joint updates on a GPU; leave it out")
     if config.impl == "fused":
         require_kernels(device, "--impl reference")
         return

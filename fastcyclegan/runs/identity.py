@@ -29,6 +29,7 @@ _NOT_IDENTITY = frozenset(
         "compile",
         "compile_scope",
         "cuda_graph",
+        "twin_streams",
         "impl",
         "deterministic",
         "resume",

@@ -35,6 +35,7 @@ from fastcyclegan.steps.model import Model
 from fastcyclegan.steps.model import gradients as gradients_of
 from fastcyclegan.steps.pool import ImagePool, VariedImagePool
 from fastcyclegan.steps.sets import apply_sets, judge_sets
+from fastcyclegan.steps.twins import Twins
 
 GENERATORS, DISCRIMINATORS = ("G_A", "G_B"), ("D_A", "D_B")
 Losses = dict[str, torch.Tensor]
@@ -54,6 +55,7 @@ class Settings:
     beta1: float = 0.5
     seed: int = 0
     pixel_range: str = "tanh"
+    twin_streams: bool = False
     dtype: torch.dtype = torch.float32
 
 
@@ -67,6 +69,7 @@ class CycleGAN(Model):
 
     Attributes:
         generator_losses, discriminator_losses: the functions of these names, or compiled ones.
+        twins: calls what G_A and G_B, or D_A and D_B, do without each other.
     """
 
     OWNERS: ClassVar[Mapping[str, tuple[str, ...]]] = {"G": GENERATORS, "D": DISCRIMINATORS}
@@ -81,6 +84,7 @@ class CycleGAN(Model):
     ) -> None:
         super().__init__(networks, settings.lr, settings.beta1, settings.dtype)
         self.settings = settings
+        self.twins = Twins(self.device, settings.twin_streams)
         if settings.gan_mode == "wgangp":
             # the gradient penalty differentiates them twice
             for name in DISCRIMINATORS:
@@ -193,9 +197,14 @@ def discriminator_losses(
     The generators' differentiate by ``fakes``, the discriminators' own by their ``weights``.
     """
     losses, mode = {}, model.settings.gan_mode
-    for G, D, domain in (("G_A", "D_A", 1), ("G_B", "D_B", 0)):
-        sets = fakes[domain], real[domain], pooled[domain]
-        on_fake, on_real, on_pooled = judge_sets(model.networks[D], weights[D], *sets)
+    logits = model.twins(
+        judge_sets,
+        *(
+            (model.networks[D], weights[D], fakes[domain], real[domain], pooled[domain])
+            for D, domain in (("D_A", 1), ("D_B", 0))
+        ),
+    )
+    for G, D, (on_fake, on_real, on_pooled) in zip(GENERATORS, DISCRIMINATORS, logits, strict=True):
         losses[G] = gan_loss(on_fake, True, mode)
         losses[D] = 0.5 * (gan_loss(on_real, True, mode) + gan_loss(on_pooled, False, mode))
     return losses
@@ -274,20 +283,33 @@ def _translations(
     model: CycleGAN, weights: WeightsByName, real_A: torch.Tensor, real_B: torch.Tensor
 ) -> tuple[torch.Tensor | None, ...]:
     """fake_A, fake_B, rec_A, rec_B, idt_A, idt_B; the last two are None where they are not used."""
-    G_A, G_B = (model.networks[name] for name in GENERATORS)
-    w_A, w_B = (weights[name] for name in GENERATORS)
-    identity = model.settings.lambda_identity > 0
-    idt_A = idt_B = None
-    if identity and G_A.per_sample:
-        fake_B, idt_A = apply_sets(G_A, w_A, real_A, real_B)
-        fake_A, idt_B = apply_sets(G_B, w_B, real_B, real_A)
-        return fake_A, fake_B, G_B.compute(fake_B, w_B), G_A.compute(fake_A, w_A), idt_A, idt_B
+    A, B = ((model.networks[name], weights[name]) for name in GENERATORS)
+    identity, both = model.settings.lambda_identity > 0, model.twins
+    if not A[0].per_sample:
+        return _in_order(*A, *B, real_A, real_B, identity)
+    sets = ((real_A, real_B), (real_B, real_A)) if identity else ((real_A,), (real_B,))
+    (fake_B, *idt_A), (fake_A, *idt_B) = both(apply_sets, (*A, *sets[0]), (*B, *sets[1]))
+    (rec_B,), (rec_A,) = both(apply_sets, (*A, fake_A), (*B, fake_B))
+    return fake_A, fake_B, rec_A, rec_B, *(idt_A or [None]), *(idt_B or [None])
+
+
+def _in_order(
+    G_A: Network,
+    w_A: Sequence[torch.Tensor],
+    G_B: Network,
+    w_B: Sequence[torch.Tensor],
+    real_A: torch.Tensor,
+    real_B: torch.Tensor,
+    identity: bool,
+) -> tuple[torch.Tensor | None, ...]:
+    """As :func:`_translations`, where running statistics depend on the order of the passes."""
     fake_B = G_A.compute(real_A, w_A)
     rec_A = G_B.compute(fake_B, w_B)
     fake_A = G_B.compute(real_B, w_B)
     rec_B = G_A.compute(fake_A, w_A)
-    if identity:
-        idt_A, idt_B = G_A.compute(real_B, w_A), G_B.compute(real_A, w_B)
+    if not identity:
+        return fake_A, fake_B, rec_A, rec_B, None, None
+    idt_A, idt_B = G_A.compute(real_B, w_A), G_B.compute(real_A, w_B)
     return fake_A, fake_B, rec_A, rec_B, idt_A, idt_B
 
 

@@ -11,7 +11,7 @@ def apply_sets(
     net: Network, weights: Sequence[torch.Tensor], *images: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """The network over several sets of images."""
-    if _joinable(net, images):
+    if len(images) > 1 and _joinable(net, images):
         return net.compute(torch.cat(images), weights).chunk(len(images))
     return tuple(net.compute(x, weights) for x in images)
 
