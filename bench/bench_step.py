@@ -16,7 +16,7 @@ from functools import cache
 import pytest
 import torch
 
-from bench.jz import VARIABLE, checkout, cyclegan_model
+from bench.jz import VARIABLE, OwnProcess, checkout, step_of
 from bench.op_bench import matmul_tflop_per_s
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.device import resolve_device
@@ -113,15 +113,9 @@ def expected_losses(size: Size) -> torch.Tensor:
 
 
 def _theirs(size: Size) -> Callable[[], torch.Tensor]:
-    model = cyclegan_model(DEVICE, netG=size.netG, ngf=size.ngf, ndf=size.ngf)
-    A, B = (x.contiguous() for x in _images(size, torch.float32))
-    model.set_input({"A": A, "B": B, "A_paths": [], "B_paths": []})
-
-    def step() -> torch.Tensor:
-        model.optimize_parameters()
-        return model.loss_G
-
-    return step
+    images = (x.contiguous() for x in _images(size, torch.float32))
+    networks = {"netG": size.netG, "ngf": size.ngf, "ndf": size.ngf}
+    return (OwnProcess if DEVICE.type == "cpu" else step_of)(DEVICE, *images, **networks)
 
 
 def _wait_for(step: Callable[[], torch.Tensor]) -> None:
@@ -176,7 +170,7 @@ def _reset_peak() -> int:
 
 @cache
 def ladder(size: Size) -> dict[str, Timed]:
-    """Every row of a size, timed in turn; the peer too with the memory that a training keeps."""
+    """Every row of a size, timed in turn."""
     if DEVICE.type == "cpu":
         keep_freed_memory()
     rows = [row for row in ROWS if row.impl != "jz" or checkout() is not None]
