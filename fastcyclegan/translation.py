@@ -83,6 +83,7 @@ class Translator:
         Returns:
             (N, H, W, output_nc) in the same dtype.
         """
+        images = np.require(images, requirements="CW")  # torch takes no mirrored views
         height, width = images.shape[1:3]
         margins = ((0, 0), *((0, margin(side, self.net)) for side in (height, width)))
         if any(map(any, margins)):  # repeats the edge where a side is 1 pixel

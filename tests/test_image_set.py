@@ -39,6 +39,16 @@ def test_one_tensor_of_many_images_is_copied():
     assert torch.equal(images.image(1), before[1]) and images.channels == 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_views_and_pillow_images_are_taken_as_they_look():
+    [image] = arrays((8, 9))
+    fixed = image.copy()
+    fixed.flags.writeable = False
+    views = [image[:, ::-1], image[..., ::-1], image[1:, ::2], fixed, Image.fromarray(image)]
+    images = ImageSet.of(views)
+    assert all(np.array_equal(images.image(i), view) for i, view in enumerate(views))
+
+
 @pytest.mark.parametrize(
     ("images", "told"),
     [

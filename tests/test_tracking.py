@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -180,25 +181,32 @@ def test_a_tracker_that_fails_is_told_once_and_left_alone(here, add_tracker, cap
     assert read_metrics(here / "checkpoints/run/metrics.jsonl")[-1]["step"] == 5
 
 
-@pytest.fixture
-def file_limit():
+@contextmanager
+def no_file_above(size):
+    """Longer files are impossible, which is what a full disk is to a writer.
+
+    Not for longer than this: pytest's own output may be a file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_tensorboard_on_a_full_disk(here, file_limit):
+def test_tensorboard_on_a_full_disk(here):
     """What was shown before the disk was full stays readable; there is one warning."""
     folder, told = RunFolder(here), []
     folder.previews.mkdir()
     log, tracking = MetricsLog(folder.metrics), Tracking("tensorboard", folder, told.append)
     tracking.rewind(0, -1)
     tracking.row(log.write("train", 1, D_A=0.5))
-    file_limit(os.stat(next((here / "tensorboard").iterdir())).st_size + 10)
-    for step in (2, 3):
-        tracking.row({"kind": "train", "step": step, "D_A": 0.1})
-        tracking.preview(step)
-    tracking.close()
+    with no_file_above(next((here / "tensorboard").iterdir()).stat().st_size + 10):
+        for step in (2, 3):
+            tracking.row({"kind": "train", "step": step, "D_A": 0.1})
+            tracking.preview(step)
+        tracking.close()
     assert len(told) == 1 and "File too large" in told[0]
     assert shown(here)[0] == {"train/D_A": [(1, 0.5)]}
 

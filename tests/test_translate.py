@@ -79,6 +79,15 @@ def test_any_size_comes_back_pixel_for_pixel_through_an_identity(size):
     assert np.array_equal(translated(Identity(), image), image)
 
 
+@pytest.mark.filterwarnings("error")
+def test_views_of_arrays_are_taken_as_they_look():
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3), dtype=np.uint8)
+    images.flags.writeable = False
+    translator = Translator(Identity())
+    for view in (images, images[..., ::-1], images[:, ::-1], images[:, :, :16]):
+        assert np.array_equal(translator(view), view)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (17, 13), (33, 64)])
 def test_a_real_generator_takes_any_size(size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

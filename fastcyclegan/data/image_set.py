@@ -42,12 +42,12 @@ class ImageSet:
 
         Args:
             images: each uint8 (H, W, C) with C = 1 (grey), 3 (RGB) or 4 (RGBA), the same for all;
-                sizes may differ.
+                sizes may differ. What NumPy makes such an array of (a Pillow image) will do.
 
         Raises:
             ValueError: there is none, or one of them is something else.
         """
-        arrays = [torch.as_tensor(image) for image in images]
+        arrays = [_as_tensor(image) for image in images]
         if not arrays:
             raise ValueError("there is no image")
         for number, x in enumerate(arrays):
@@ -117,3 +117,10 @@ class ImageSet:
         for rows in self.pixels.split(_DIGEST_ROWS):
             sha.update(rows.cpu().contiguous().numpy().data)
         return sha.hexdigest()
+
+
+def _as_tensor(image: np.ndarray | Tensor) -> Tensor:
+    # torch takes no mirrored views (BGR as RGB), and warns of arrays that it could not write to
+    if isinstance(image, Tensor):
+        return image
+    return torch.from_numpy(np.require(image, requirements="CW"))

@@ -58,7 +58,7 @@ class Tracking:
     def _begin(self) -> bool:
         """Make the tracker; whether the run has not had it before."""
         self._begun, place = True, self._folder.tracker(self._name)
-        is_new = not place.exists()
+        is_new = not place.is_dir() or not any(place.iterdir())
         try:
             self._tracker = find_tracker(self._name)(place)
         except Exception as problem:
