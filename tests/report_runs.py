@@ -16,7 +16,8 @@ from fastcyclegan.steps.losses import NAMES
 def make_run(root: Path, steps: int = 40, previews: int = 4, **options: object) -> RunFolder:
     """A run of ``steps`` steps, a row for each, with ``previews`` pictures of noise."""
     folder = RunFolder(root)
-    folder.previews.mkdir(parents=True)
+    for part in (folder.previews, folder.ckpt, folder.weights):
+        part.mkdir(parents=True)
     train = asdict(TrainConfig()) | options
     folder.config.write_text(
         json.dumps(

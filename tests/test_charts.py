@@ -93,6 +93,7 @@ def test_a_spike_neither_flattens_the_rest_nor_is_it_hidden():
 def test_a_thinned_curve_shows_the_whole_range():
     chart = draw("c", LOSS, [line([i % 2 + 1.0 for i in range(5000)])], 50_000)
     [drawn] = chart.lines
+    assert drawn.summary[3].startswith("1.5 near step 49,9")
     assert (
         drawn.pale.count("V") == drawn.pale.count("M") == len(chart.data["lines"][0]["x"]) <= 1000
     )

@@ -17,7 +17,7 @@ def test_one_run_gets_its_report_anew(tmp_path, capsys):
     assert folder.report.read_text().startswith("<!DOCTYPE html>")
     assert capsys.readouterr().out == f"wrote {folder.report}\n" * 2
     assert sorted(p.name for p in folder.root.iterdir()) == [
-        "config.json", "metrics.jsonl", "previews", "report.html",
+        "ckpt", "config.json", "metrics.jsonl", "previews", "report.html", "weights",
     ]  # fmt: skip
 
 

@@ -6,10 +6,15 @@ import json
 import re
 
 import pytest
+import torch
 
+from fastcyclegan.models import NLayerDiscriminator
+from fastcyclegan.runs.best import Best
+from fastcyclegan.runs.checkpoint import take_snapshot, write_checkpoint
 from fastcyclegan.runs.metrics import MetricsLog
 from fastcyclegan.runs.report import page as pages
 from fastcyclegan.runs.report.comparison import compare
+from fastcyclegan.runs.report.facts import MAX_CHECKPOINTS
 from fastcyclegan.runs.report.page import MAX_BYTES, RunPage
 from fastcyclegan.runs.report.pictures import BUDGET_BYTES, MAX_PICTURES, Pictures
 from report_runs import make_preview, make_run
@@ -145,6 +150,23 @@ def test_a_preview_that_is_no_picture_is_left_out(tmp_path):
     (folder.previews / "step-x.png").write_bytes(b"")
     text = written(folder)
     assert text.count("<img ") == 1 and "2 could not be read" in text
+
+
+def test_saved_networks_are_listed_with_why_they_are_kept(tmp_path):
+    folder = make_run(tmp_path / "mine")
+    net = {"D_A": NLayerDiscriminator(ndf=2)}
+    for step in range(1, MAX_CHECKPOINTS + 3):
+        tensors = {"x": torch.zeros(1)}
+        write_checkpoint(
+            folder, take_snapshot(step, net, tensors, {}, milestone=step == 9), keep=14
+        )
+    assert Best(folder, "psnr", "images").offer(5, 21.25, {"psnr": 21.25}, net, "tanh")
+    text = written(folder)
+    rows = re.findall(r'class="number">([\d,]+)</th>.*?<td>([^<]+)</td></tr>', text)
+    newest = [(str(s), "for good" if s == 9 else "among the newest") for s in range(14, 2, -1)]
+    assert rows == [("5", "the best: psnr 21.25"), *newest]
+    (folder.best / "state.json").write_text("{}")
+    assert "the best" not in written(folder)
 
 
 @pytest.mark.parametrize("previews", [0, 1])

@@ -32,7 +32,7 @@ def _loss(title: str, note: str) -> Family:
 
 
 _SAYS = Family("What the discriminator says", "probability", "of real images, and of fakes")
-LEARNING_RATE = Family("Learning rate", "lr", zero=True)
+LEARNING_RATE = Family("Learning rate", zero=True)
 SPEED = Family("Speed", "img/s", zero=True)
 # In the order in which they are shown.
 _LOSSES = {

@@ -16,7 +16,7 @@ _SPAN = 20
 # What is smoothed, and over which share of it.
 _MANY, _SHARE = 100, 40
 # Single marks can be told apart up to this number.
-_FEW = 40
+_FEW = 20
 
 
 @dataclass(frozen=True)
@@ -233,13 +233,18 @@ def _drawn(line: Line, strong: Sequence[float | None], x: Axis, y: Axis) -> Draw
     finite = [(p, m) for p, m in zip(line.points, means, strict=True) if m is not None]
     lowest, highest = min(finite, key=lambda f: f[0].low), max(finite, key=lambda f: f[0].high)
     told = [(finite[0][0], finite[0][1]), (lowest[0], lowest[0].low), (highest[0], highest[0].high)]
-    summary = [f"{number(v)} at step {p.step:,.0f}" for p, v in (*told, finite[-1])]
+    summary = [_at(p, v) for p, v in (*told, finite[-1])]
     marks = []
     if len(finite) <= _FEW:
         marks = [(round(x.at(p.step), 1), round(y.at(m), 1)) for p, m in finite]
     pale = _envelope(line.points, across, y) if len(means) >= _MANY else ""
     path, last = _path(across, strong, y), number(finite[-1][1])
     return DrawnLine(line.name, line.hue % 8, line.dash % 4, path, pale, marks, last, summary)
+
+
+def _at(point: Point, value: float) -> str:
+    near = "at" if point.rows == 1 else "near"
+    return f"{number(value)} {near} step {point.step:,.0f}"
 
 
 def _path(across: Sequence[float], values: Sequence[float | None], y: Axis) -> str:

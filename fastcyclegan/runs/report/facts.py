@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,9 @@ from time import localtime, strftime
 from typing import Any
 
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.runs.checkpoint import survey
+from fastcyclegan.errors import UserError
+from fastcyclegan.runs.best import survey_best
+from fastcyclegan.runs.checkpoint import Found, survey
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.report.charts import number
 from fastcyclegan.runs.report.history import History, finite, shortened
@@ -34,12 +37,12 @@ class Option:
 
 @dataclass(frozen=True)
 class SavedStep:
-    """A checkpoint: its step, size and time as text, and whether it is kept for good."""
+    """Saved networks: their step, size and time as text, and why they are kept."""
 
     step: int
     size: str
     written: str
-    milestone: bool
+    kept: str
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,20 @@ def options_of(config: Mapping[str, Any]) -> list[Option]:
 
 
 def checkpoints_of(folder: RunFolder) -> list[SavedStep]:
-    """The newest checkpoints, the newest first."""
-    if not folder.ckpt.is_dir():
-        return []
+    """The best networks, if there are some, and the newest checkpoints, the newest first."""
     found = survey(folder, verify=False, newest=MAX_CHECKPOINTS)
-    return [
-        SavedStep(c.step, f"{c.size / 2**20:,.1f} MiB", time_of(c.modified), c.milestone)
-        for c in reversed(found)
-    ]
+    told = [_saved(c, "for good" if c.milestone else "among the newest") for c in reversed(found)]
+    # What is damaged, or being replaced at this moment, is not shown.
+    with suppress(OSError, UserError, KeyError, TypeError, ValueError):
+        best, standing = survey_best(folder, verify=False) or (None, "")
+        if best and standing:
+            told.insert(0, _saved(best, f"the best: {standing.partition(', ')[2]}"))
+    return told
+
+
+def _saved(found: Found, kept: str) -> SavedStep:
+    size = f"{found.size / 2**20:,.1f} MiB"
+    return SavedStep(found.step, size, time_of(found.modified), shortened(kept))
 
 
 def quarantine_of(path: Path) -> Quarantine:
