@@ -1,8 +1,8 @@
-"""Pictures of recorded figures: the waterfall of a ladder, the roofline of the ops."""
+"""Pictures of recorded figures: the waterfall of a ladder, roofline of the ops, curves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,28 @@ def _steps(axes: Axes, group: str, seconds: dict[str, float]) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.set_title(group, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def curves(
+    xs: Sequence[int], ys: Mapping[str, Sequence[float | None]], label: str, path: Path
+) -> None:
+    """Losses over ``xs``: a panel for each kind, which is what its name has before the ``_``."""
+    plt = pyplot()
+    kinds = list(dict.fromkeys(name.partition("_")[0] for name in ys))
+    figure, panels = plt.subplots(
+        1, len(kinds), figsize=(3.4 * len(kinds), 3.0), layout="constrained", squeeze=False
+    )
+    for axes, kind in zip(panels[0], kinds, strict=True):
+        for name, values in ys.items():
+            if name.partition("_")[0] == kind:
+                axes.plot(xs, [float("nan") if y is None else y for y in values], lw=1, label=name)
+        axes.set_xlabel(label, fontsize=8)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 def roofline(

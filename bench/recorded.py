@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -14,6 +14,7 @@ from bench.probes.convs import LAYERS, PASSES, Layer
 from fastcyclegan.errors import UserError
 
 BF16_BYTES = 2
+SUITE_SCHEMA = "fastcyclegan/suite/1"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Recorded:
         ops: of the op benches and of convolutions.
         others: any other timings by name.
         copy_GB_per_s, matmul_TFLOP_per_s: ceilings that were measured in the same run.
+        steps: what the suite found of each row of a ladder, by group and name.
     """
 
     path: Path
@@ -58,14 +60,17 @@ class Recorded:
     others: dict[str, Timing] = field(default_factory=dict)
     copy_GB_per_s: float | None = None
     matmul_TFLOP_per_s: float | None = None
+    steps: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """Machine, torch and commit."""
         machine = self.machine
         where = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('cores', '?')} cores"
-        told = re.search(r"\b[0-9a-f]{7,40}\b", str(machine.get("commit") or machine.get("source")))
-        commit = told[0][:7] if told else "not recorded"
+        told = re.findall(
+            r"\b[0-9a-f]{7,40}\b", str(machine.get("commit") or machine.get("source"))
+        )
+        commit = " and ".join(word[:7] for word in told) or "not recorded"
         return f"{where}, torch {machine.get('torch')}, commit {commit}, {machine.get('date')}"
 
     def timings(self) -> dict[str, Timing]:
@@ -75,12 +80,18 @@ class Recorded:
         return steps | ops | self.others
 
 
-def load(path: Path) -> Recorded:
-    """The figures of one JSON file. Raises UserError if a bench did not write it."""
+def load(path: Path, rehearsal: bool = False) -> Recorded:
+    """The figures of one JSON file; those of a rehearsal only where that is asked for.
+
+    Raises:
+        UserError: a bench did not write it, or only rehearsed.
+    """
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: cannot be read ({problem})") from None
+    if isinstance(found, dict) and found.get("rehearsal") and not rehearsal:
+        raise UserError(f"{path}: a rehearsal on a CPU, no figures of a GPU; remove it")
     reader = _reader(found)
     if reader is None:
         raise UserError(f"{path}: not the results of a bench, or of another schema")
@@ -93,6 +104,8 @@ def load(path: Path) -> Recorded:
 def _reader(found: Any) -> Callable[[Path, dict], Recorded] | None:
     if not isinstance(found, dict):
         return None
+    if found.get("schema") == SUITE_SCHEMA:
+        return _from_suite
     if "machine_info" in found and "benchmarks" in found:
         return _from_pytest
     if "op" in found and "rows" in found:
@@ -183,18 +196,47 @@ def _from_pytest(path: Path, found: dict) -> Recorded:
         raise KeyError("machine_info.fastcyclegan")
     matmul = machine["matmul_TFLOP_per_s"]["bfloat16"]
     recorded = Recorded(path, machine, {}, [], {}, machine["copy_GB_per_s"], matmul)
-    for bench in found["benchmarks"]:
+    recorded.ladders, recorded.ops, recorded.others = from_benchmarks(found["benchmarks"])
+    return recorded
+
+
+def from_benchmarks(
+    benchmarks: Iterable[dict],
+) -> tuple[dict[str, dict[str, Timing]], list[OpTiming], dict[str, Timing]]:
+    """Ladders, ops and others of what pytest-benchmark has recorded."""
+    ladders: dict[str, dict[str, Timing]] = {}
+    ops, others = [], {}
+    for bench in benchmarks:
         group, info, stats = bench["group"] or "", bench["extra_info"], bench["stats"]
         name = bench["param"] or bench["name"]
         if "interleaved_median_seconds" in info:
-            time = Timing(info["interleaved_median_seconds"])
-            recorded.ladders.setdefault(group, {})[name] = time
+            ladders.setdefault(group, {})[name] = Timing(info["interleaved_median_seconds"])
         elif group.startswith("op, "):
             _, op, mode, case, _ = group.split(", ")
             provider = name.removeprefix(f"{case}-").removesuffix(f"-{mode}")
             row = info | {"case": case, "provider": provider, "mode": mode}
-            recorded.ops.append(_op(op, row))
+            ops.append(_op(op, row))
         else:
-            time = Timing(stats["median"], stats["q1"], stats["q3"])
-            recorded.others[f"{group}: {name}"] = time
+            others[f"{group}: {name}"] = Timing(stats["median"], stats["q1"], stats["q3"])
+    return ladders, ops, others
+
+
+def _from_suite(path: Path, found: dict) -> Recorded:
+    recorded = Recorded(path, found["machine"])
+    results = [case["result"] for case in found["cases"].values()]
+    for result in results:
+        if "ms" in result:
+            group, row, ms = result["group"], result["row"], result["ms"]
+            time = Timing(ms["median"] / 1e3, ms["p10"] / 1e3, ms["p90"] / 1e3)
+            recorded.ladders.setdefault(group, {})[row] = time
+            recorded.steps[group, row] = result
+        if "benchmarks" in result:
+            machine = result["machine"]
+            recorded.copy_GB_per_s = machine["copy_GB_per_s"]
+            recorded.matmul_TFLOP_per_s = machine["matmul_TFLOP_per_s"]["bfloat16"]
+            _, ops, others = from_benchmarks(result["benchmarks"])
+            recorded.ops += ops
+            recorded.others |= others
+        if "matmul_TFLOP_per_s" in result and "said" in result:
+            recorded.matmul_TFLOP_per_s = result["matmul_TFLOP_per_s"]
     return recorded

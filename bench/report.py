@@ -3,9 +3,9 @@
     python -m bench.report [--results DIR] [--readme FILE] [--no_plots]
     python -m bench.report --compare A.json B.json
 
-The first reads every folder of DIR, draws ladder.png and roofline.png into it, and writes the
-tables between the markers that README has for that folder. The second prints what became faster or
-slower by more than the noise, from A to B.
+The first reads every folder of DIR, draws its ladders and roofline.png into it, and writes tables
+between README's markers: those of a folder, and the ladders that ``bench.gpu_suite`` has recorded,
+of all GPUs. The second prints what became faster or slower by more than the noise, from A to B.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import plots
 from bench.recorded import OpTiming, Recorded, Timing, load
@@ -25,6 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Where a recording has no spread: what medians of interleaved rounds differ by from run to run.
 NOISE = 0.05
 PROVIDERS = ("triton", "compile", "ref", "native")
+# In the place of a ladder of the suite, as long as there is none.
+NOT_MEASURED = {
+    "ladder": "The whole step as it is now has not been measured on a GPU yet; its table comes\n"
+    "here: `python -m bench.gpu_suite --out DIR --part ladder`.",
+    "dcgan": "DCGAN has not been measured on a GPU yet: `--part dcgan` of the same command.",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,23 +52,28 @@ def main(argv: Sequence[str]) -> int:
         return command.DONE
     if not args.results.is_dir():
         raise UserError(f"--results {args.results}: no such folder")
-    text = args.readme.read_text(encoding="utf-8")
+    text, on_gpus = args.readme.read_text(encoding="utf-8"), []
     for folder in sorted(path for path in args.results.iterdir() if path.is_dir()):
         recordings = [load(path) for path in sorted(folder.glob("*.json"))]
         if not args.no_plots:
             draw(folder, recordings)
         for name, table in tables(recordings):
             text = put(text, f"{folder.name} {name}", table)
+        on_gpus += [r for r in recordings if r.steps]
+    for name, otherwise in NOT_MEASURED.items():
+        found = [gpu_table(r) for r in on_gpus if r.path.stem == name]
+        text = put(text, f"gpu {name}", "\n\n".join(found) or otherwise)
     args.readme.write_text(text, encoding="utf-8")
     return command.DONE
 
 
 def draw(folder: Path, recordings: Sequence[Recorded]) -> None:
-    """ladder.png and roofline.png of one machine, as far as there are figures for them."""
+    """The ladders and the roofline of one machine, as far as there are figures for them."""
     for recorded in recordings:
         if recorded.ladders:
-            plots.waterfall(recorded, folder / "ladder.png")
-            print(f"wrote {folder / 'ladder.png'}")
+            path = folder / f"{recorded.path.stem}.png"
+            plots.waterfall(recorded, path)
+            print(f"wrote {path}")
     ops = _once(recordings)
     measured = [r for r in recordings if any(op in r.ops for op in ops)]
     copies = [r.copy_GB_per_s for r in measured if r.copy_GB_per_s]
@@ -86,7 +98,7 @@ def tables(recordings: Sequence[Recorded]) -> Iterator[tuple[str, str]]:
     """(name, Markdown) of each table that can be made of the recordings of one machine."""
     for recorded in recordings:
         if recorded.ladders:
-            yield "ladder", ladder_table(recorded)
+            yield recorded.path.stem, ladder_table(recorded)
     ops = [op for op in _once(recordings) if op.op != "convolution"]
     if ops:
         yield "ops", op_table(ops)
@@ -99,17 +111,41 @@ def ladder_table(recorded: Recorded) -> str:
     heads = [group.removeprefix("step, ").rpartition(", ")[0] for group in groups]
     lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(groups)) + "|"]
     for name in names:
-        cells = [_step_cell(recorded.ladders[group], name) for group in groups]
+        cells = [_step_cell(recorded.ladders[group], name, names[0]) for group in groups]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{recorded.title}."])
 
 
-def _step_cell(rows: dict[str, Timing], name: str) -> str:
+def gpu_table(recorded: Recorded) -> str:
+    """One row per way to do the step: ms and speed by batch, and what else the smallest takes."""
+    batches = {int(re.search(r", batch (\d+),", g)[1]): g for g in recorded.ladders}
+    smallest, groups = min(batches), [batches[size] for size in sorted(batches)]
+    names = list(dict.fromkeys(name for rows in recorded.ladders.values() for name in rows))
+    heads = [f"batch {size}" for size in sorted(batches)] + ["kernels", "host", "memory"]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for name in names:
+        cells = [_step_cell(recorded.ladders[group], name, names[0]) for group in groups]
+        cells += _taken(recorded.steps.get((batches[smallest], name)))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    size = groups[0].partition(", batch")[0]
+    told = f"One {size}; kernels, time of the host and memory are those of batch {smallest}."
+    return "\n".join([*lines, "", f"{told} {recorded.title}."])
+
+
+def _taken(step: dict[str, Any] | None) -> list[str]:
+    if step is None:
+        return ["", "", ""]
+    host = f"{step['host_ms']['median']:#.3g} ms"
+    return [f"{step['kernels']:.0f}", host, f"{step['peak_GiB']:.2f} GiB"]
+
+
+def _step_cell(rows: dict[str, Timing], name: str, first: str) -> str:
+    """The time of a row, and how many times faster than ``first`` it is, if that is there."""
     if name not in rows:
         return ""
-    first, seconds = next(iter(rows.values())).median, rows[name].median
+    seconds = rows[name].median
     shown = f"{seconds:#.3g} s" if seconds >= 0.1 else f"{seconds * 1e3:#.3g} ms"
-    return f"{shown}, {first / seconds:.2f}x"
+    return f"{shown}, {rows[first].median / seconds:.2f}x" if first in rows else shown
 
 
 def op_table(ops: Sequence[OpTiming]) -> str:

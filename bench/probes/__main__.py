@@ -141,7 +141,9 @@ def main(argv: list[str] | None = None) -> int:
     budget = Budget(args.budget)
     path = args.out_dir / "probes.json"
     results = json.loads(path.read_text()) if args.only and path.is_file() else {}
-    results = {"machine": machine(device, args.commit)} | results
+    head = {"machine": machine(device, args.commit)}
+    head |= {"rehearsal": True} if args.dry_run else {}
+    results = head | results
     for name in args.only or PROBES:
         torch.manual_seed(0)
         results[name] = _run_probe(name, device, budget, args.dry_run, results)

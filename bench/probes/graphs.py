@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from bench.probes.timing import Body, Budget, capture, elapsed_ms, interleaved_us, spread
+from bench.probes.timing import (
+    Body,
+    Budget,
+    capture,
+    elapsed_ms,
+    host_ms,
+    interleaved_us,
+    spread,
+)
 
 
 def graph_nodes(device: torch.device, budget: Budget, tiny: bool) -> dict:
@@ -47,14 +54,7 @@ def _replay_us(run: Body, device: torch.device) -> dict[str, float]:
 
 def _host_us(run: Body, device: torch.device, repeats: int = 20) -> dict[str, float]:
     """Host time of a launch onto an idle device, without waiting for it."""
-    samples = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        samples.append(1e6 * (time.perf_counter() - start))
-    return spread(samples, 1)
+    return spread([1e3 * ms for ms in host_ms(run, device, repeats)], 1)
 
 
 def _eager_us(device: torch.device) -> dict[str, float]:

@@ -7,13 +7,21 @@ no data loader, so what is timed is `optimize_parameters()` alone.
 from __future__ import annotations
 
 import re
-import time
 from collections import defaultdict
+from typing import Any
 
 import torch
 
 from bench.jz import VARIABLE, checkout, cyclegan_model
-from bench.probes.timing import Budget, busy_us, elapsed_ms, free_memory, spread, trace_kernels
+from bench.probes.timing import (
+    Budget,
+    busy_us,
+    elapsed_ms,
+    free_memory,
+    host_ms,
+    spread,
+    trace_kernels,
+)
 
 VARIANTS = {
     "fp32 (TF32 convolutions)": {},
@@ -33,16 +41,27 @@ CLASSES = {
 
 
 class PeerStep:
-    """The peer's model with one batch in place; calling it does one training step."""
+    """The peer's model with one batch in place; calling it does one training step.
 
-    def __init__(self, batch: int, device, tiny: bool, autocast=False, channels_last=False) -> None:
+    Args:
+        batch, side: images of each domain, and their pixels.
+        options: of the peer; those not given have its defaults.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        device: torch.device,
+        side: int = 256,
+        autocast: bool = False,
+        channels_last: bool = False,
+        **options: Any,
+    ) -> None:
         torch.manual_seed(0)
-        small = {"ngf": 4, "ndf": 4, "netG": "resnet_6blocks"} if tiny else {}
-        self.model = cyclegan_model(device, **small)
+        self.model = cyclegan_model(device, **options)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         for name in self.model.model_names:
             getattr(self.model, f"net{name}").to(device=device, memory_format=layout)
-        side = 64 if tiny else 256
         images = [torch.rand(batch, 3, side, side, device=device) * 2 - 1 for _ in range(2)]
         images = [t.contiguous(memory_format=layout) for t in images]
         self.model.set_input({"A": images[0], "B": images[1], "A_paths": [], "B_paths": []})
@@ -65,7 +84,8 @@ def peer_step(device: torch.device, budget: Budget, tiny: bool) -> dict:
     if checkout() is None:
         return {"skipped": f"{VARIABLE} names no checkout of the peer"}
     rows, sizes = [], (1, 8)
-    models = {b: {k: PeerStep(b, device, tiny, **v) for k, v in VARIANTS.items()} for b in sizes}
+    small = {"side": 64, "ngf": 4, "ndf": 4, "netG": "resnet_6blocks"} if tiny else {}
+    models = {b: {k: PeerStep(b, device, **small, **v) for k, v in VARIANTS.items()} for b in sizes}
     for batch in sizes:
         rows += _rows(models[batch], batch, device, tiny)
     # The profiler slows later launches down, so that all profiles come after all timings.
@@ -91,7 +111,7 @@ def _rows(steps: dict[str, PeerStep], batch: int, device: torch.device, tiny: bo
     for _ in range(rounds):
         for name, step in steps.items():
             samples[name] += elapsed_ms(step, device, count + 2)[-count:]
-            host[name] += _host_ms(step, device, 2)
+            host[name] += host_ms(step, device, 2)
     rows = []
     for name, step in steps.items():
         ms = spread(samples[name])
@@ -102,18 +122,6 @@ def _rows(steps: dict[str, PeerStep], batch: int, device: torch.device, tiny: bo
         row["losses"] = step.losses()
         rows.append(row)
     return rows
-
-
-def _host_ms(step: PeerStep, device: torch.device, repeats: int) -> list[float]:
-    """Host time to enqueue a step on an idle device; near the step time the step is host-bound."""
-    times = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        step()
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 def _profile(step: PeerStep, device: torch.device, calls: int) -> dict:

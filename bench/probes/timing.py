@@ -84,6 +84,18 @@ def elapsed_ms(run: Body, device: torch.device, repeats: int) -> list[float]:
     return [a.elapsed_time(b) for a, b in itertools.pairwise(marks)]
 
 
+def host_ms(run: Body, device: torch.device, repeats: int) -> list[float]:
+    """Host time to enqueue `run` on an idle device; near its whole time it is host-bound."""
+    times = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
 def calls_per_graph(body: Body, device: torch.device, target_ms: float = 1.0) -> int:
     """How many calls of `body` a graph should hold to run for about `target_ms`: 4 to 60."""
     if device.type != "cuda":

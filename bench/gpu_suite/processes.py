@@ -1,0 +1,60 @@
+"""Commands that a case runs: pytest with its counts, and our own commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.gpu_suite.cases import ROOT, Result
+
+TEXT, SHOWN = 1500, 25
+
+
+def python(
+    words: Sequence[str], environment: Mapping[str, str] | None = None, before: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """``python WORDS`` in the repository, behind the words ``before``; whatever its exit code."""
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    given = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict(environment or {})
+    command = [*before, sys.executable, *words]
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
+
+
+def run_pytest(
+    words: Sequence[str], environment: Mapping[str, str] | None = None, before: Sequence[str] = ()
+) -> Result:
+    """Counts by outcome, and the text of each failure.
+
+    Raises:
+        RuntimeError: pytest came to no end, or was told something that it does not know.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        told = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *words]
+        done = python(told, environment, before)
+        if not report.is_file():
+            said = (done.stdout + done.stderr).strip()[-TEXT:]
+            raise RuntimeError(f"pytest ended with exit code {done.returncode}\n{said}")
+        result = counted(report.read_text(encoding="utf-8"))
+    if done.returncode not in (0, 5) and not result["failures"]:  # 5: there was no test
+        said = {"test": "exit code", "text": (done.stdout + done.stderr)[-TEXT:]}
+        result["failures"] = [{"test": f"exit code {done.returncode}", "text": said["text"]}]
+    return result
+
+
+def counted(xml: str) -> Result:
+    """What a junit report says: tests by outcome, and the failures with the end of their text."""
+    result: Result = {"passed": 0, "failed": 0, "skipped": 0, "failures": []}
+    for case in ET.fromstring(xml).iter("testcase"):
+        wrong = [node for kind in ("failure", "error") for node in case.findall(kind)]
+        skipped = case.find("skipped") is not None
+        result["failed" if wrong else "skipped" if skipped else "passed"] += 1
+        name = f"{case.get('classname')}::{case.get('name')}"
+        result["failures"] += [{"test": name, "text": (x.text or "")[-TEXT:]} for x in wrong]
+    result["failures"] = result["failures"][:SHOWN]
+    return result

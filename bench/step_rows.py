@@ -1,0 +1,233 @@
+"""Ways to do one training step, as rows of a ladder: ours by their options, the peers by theirs.
+
+A row is one line of a table; what it measures is built as the train command builds it.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from bench.examples import ExamplesDCGAN
+from bench.probes.peer import PeerStep
+from bench.probes.timing import free_memory
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.device import resolve_device, resolve_precision
+from fastcyclegan.feed import Feed
+from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
+from fastcyclegan.steps.compilation import compile_model
+from fastcyclegan.steps.cost import step_cost
+from fastcyclegan.systems import SYSTEMS, System, make_system
+
+DEVICE = resolve_device("auto")
+IMAGES = 16
+# Of a first step's losses against those of the reference in fp32, relative to the largest of them.
+LARGEST_ERROR = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 3e-2}
+Step = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One way to do the step.
+
+    Args:
+        name: of the row.
+        options: of ``TrainConfig``, beyond those of the size; what is compiled and captured too.
+        kernels: False takes the references in their place on a GPU too.
+        autocast: the step runs under torch.autocast in bf16, its weights stay in fp32.
+        mode: of torch.compile, for each network as a whole; None leaves that out.
+        drawn: each step draws its images, as in a training; else all take the same ones.
+        benchmark: cudnn.benchmark, which the peers set and the train command does not.
+        peer: arguments of :class:`bench.probes.peer.PeerStep`, or none for the DCGAN of
+            pytorch/examples; None: the row is ours.
+        batches: the only batch sizes that it is measured at; all, where there are none.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    kernels: bool = True
+    autocast: bool = False
+    mode: str | None = None
+    drawn: bool = False
+    benchmark: bool = False
+    peer: Mapping[str, Any] | None = None
+    batches: tuple[int, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """What its losses are as exact as."""
+        return "bf16" if self.autocast else self.options.get("precision", "fp32")
+
+    @property
+    def compiles(self) -> bool:
+        """Whether its first step waits for a compiler."""
+        return bool(self.mode or self.options.get("compile"))
+
+
+@dataclass(frozen=True, eq=False)
+class Size:
+    """Networks and images of one ladder: options of ``TrainConfig`` that all its rows share."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    def config(self, row: Row, batch: int) -> TrainConfig:
+        """The options of ``row`` at this size."""
+        chosen = {"precision": "fp32", **self.options, **row.options, "batch_size": batch}
+        return TrainConfig(**chosen)
+
+
+def build(row: Row, size: Size, batch: int = 1) -> Step:
+    """The step of ``row``, from fresh weights; it returns losses, on the device."""
+    set_switches(row)
+    return _ours(row, size, batch) if row.peer is None else _theirs(row, size, batch)
+
+
+def set_switches(row: Row) -> None:
+    """Torch's own switches as the row has them; they are one set for the whole process."""
+    if row.peer is None:
+        resolve_precision(row.options.get("precision", "fp32"), DEVICE)
+    else:  # the peers leave these as torch has them
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = row.benchmark
+
+
+@cache
+def expected_losses(size: Size, batch: int = 1) -> torch.Tensor:
+    """Of the first step, by the reference in fp32."""
+    return build(Row("", {"impl": "reference"}), size, batch)().float().cpu()
+
+
+@dataclass
+class Begun:
+    """A step, and what its first call has shown.
+
+    Attributes:
+        losses: of that call, on the CPU.
+        seconds: that it took, with all compilation.
+        error: of the losses against the reference in fp32, relative to the largest of them; None of
+            a peer, whose weights are its own.
+        held: bytes that were allocated on the GPU before.
+    """
+
+    step: Step
+    losses: torch.Tensor
+    seconds: float
+    error: float | None
+    held: int
+
+    @property
+    def peak(self) -> int | None:
+        """Bytes on a GPU that it has taken at most, until now; None on a CPU."""
+        return torch.cuda.max_memory_allocated() - self.held if DEVICE.type == "cuda" else None
+
+    def check(self, row: Row) -> None:
+        """Raise AssertionError if it is off so far that figures of it would mean nothing."""
+        wrong = self.error is not None and not self.error <= LARGEST_ERROR[row.precision]
+        assert not wrong, f"the losses are off by {self.error:g}: nothing is recorded"
+
+
+def begin(row: Row, size: Size, batch: int = 1) -> Begun:
+    """The step of ``row``, called once."""
+    truth = expected_losses(size, batch) if row.peer is None else None
+    gc.collect()
+    free_memory(DEVICE)
+    held = 0
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+    step = build(row, size, batch)
+    start = time.perf_counter()
+    losses = step().float().cpu()
+    seconds, error = time.perf_counter() - start, None
+    if truth is not None:
+        error = float((losses - truth).abs().max() / truth.abs().max())
+    return Begun(step, losses, seconds, error, held)
+
+
+@cache
+def tflop(size: Size, batch: int = 1, **options: Any) -> float:
+    """TFLOP of one fused step: what must be computed, whatever a row computes."""
+    row = Row("", {"precision": "bf16", **options})
+    system = _system(row, size, batch)
+    shapes = [tuple(x.shape) for x in system.sampler.batch(0)]
+    return step_cost(system.model, system.step, shapes, torch.bfloat16).flops / 1e12
+
+
+def _system(row: Row, size: Size, batch: int) -> System:
+    """As the train command makes it, on a few toy images."""
+    config = size.config(row, batch)
+    precision = resolve_precision(config.precision, DEVICE)
+    with TemporaryDirectory() as scratch:
+        few = SYSTEMS[config.model].few(config, max(IMAGES, batch), Path(scratch))
+        return make_system(few, DEVICE, precision, lambda line: None)
+
+
+def _ours(row: Row, size: Size, batch: int) -> Step:
+    system = _system(row, size, batch)
+    model, function, config = system.model, system.step, system.config
+    for net in () if row.kernels else model.networks.values():
+        net.impl = "ref"
+    for net in model.networks.values() if row.mode else ():
+        net.compile(mode=row.mode, dynamic=False)
+    if config.compile:
+        compile_model(model, config.compile_scope)
+    graphs = CudaGraphs(DEVICE) if config.cuda_graph == "on" else None
+    if row.drawn:
+        return _fed(system, graphs)
+    if graphs:
+        function = CapturedStep(function, _refuse_warnings, graphs)
+    fixed, number = system.sampler.batch(0), torch.arange(batch, device=DEVICE)
+
+    def step() -> torch.Tensor:
+        if row.mode:
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(DEVICE.type, torch.bfloat16) if row.autocast else nullcontext():
+            losses = function(model, *fixed, number)
+        number.add_(batch)
+        return losses
+
+    return step
+
+
+def _fed(system: System, graphs: CudaGraphs | None) -> Step:
+    """As a training takes its steps: one graph draws the images as well."""
+    never_skipped = SimpleNamespace(offset=0, batch=system.sampler.batch)
+    feed, done = Feed(system, never_skipped, graphs, _refuse_warnings), itertools.count()
+    feed.go_to(0)
+    return lambda: feed(next(done))
+
+
+def _refuse_warnings(line: str) -> None:
+    """A row that is called captured must be."""
+    if line.startswith("warning"):
+        raise RuntimeError(line)
+
+
+def _theirs(row: Row, size: Size, batch: int) -> Step:
+    config = size.config(row, batch)
+    side, options = config.crop_size, {"ngf": config.ngf, "ndf": config.ndf}
+    if config.model == "dcgan":
+        peer = ExamplesDCGAN(DEVICE, **options)
+        draw = torch.Generator().manual_seed(0)
+        real = (torch.rand((batch, 3, side, side), generator=draw) * 2 - 1).to(DEVICE)
+        return lambda: torch.tensor(list(peer.step(real).values()))
+    step = PeerStep(batch, DEVICE, side, **options, netG=config.netG, **row.peer)
+
+    def losses() -> torch.Tensor:
+        step()
+        return step.model.loss_G
+
+    return losses

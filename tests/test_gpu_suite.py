@@ -1,0 +1,297 @@
+"""The GPU suite: budget, resuming, what crashes; and the whole of it, rehearsed on the CPU."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import suite_stub
+from bench.gpu_suite import __main__ as suite
+from bench.gpu_suite import cases, dcgan_part, ladder_part, record, steps, tests_part, train_part
+from bench.gpu_suite.cases import CRASHED, DONE, FAILED, LATE, LEFT, Plan
+from bench.gpu_suite.processes import counted
+from bench.gpu_suite.record import Record
+from bench.gpu_suite.runner import run_part
+from bench.gpu_suite.summary import summary
+from bench.gpu_suite.worker import Outcome
+from bench.recorded import load
+from fastcyclegan import command
+from fastcyclegan.errors import UserError
+from house_rules import ROOT
+
+VARIABLES = ("FASTCYCLEGAN_PEER_JZ", "FASTCYCLEGAN_PEER_EXAMPLES", "FASTCYCLEGAN_DATA")
+STATES = {"quick": DONE, "wrong": FAILED, "crash": CRASHED, "long": LEFT, "late": LATE}
+STATES |= {"first": DONE, "second": DONE, "told": FAILED}
+
+
+@pytest.fixture(autouse=True)
+def no_peers(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(out: Path, *only: str, budget: float = 100.0) -> tuple[Record, list[str]]:
+    """The stub's cases, and what was begun."""
+    (out / "begun").write_text("")
+    plan = Plan(out, budget, rehearse=True)
+    found = run_part("stub", suite_stub.__name__, plan, only, lambda line: None)
+    return found, (out / "begun").read_text().split()
+
+
+def states(found: Record) -> dict[str, str]:
+    return {name: case["state"] for name, case in found.cases.items()}
+
+
+def test_what_fails_crashes_or_hangs_fails_alone(tmp_path):
+    found, begun = run(tmp_path)
+    assert states(found) == STATES and begun == [name for name in STATES if name != "long"]
+    case = found.cases
+    assert case["quick"]["result"] == {"answer": 42}
+    assert case["wrong"]["error"].startswith("ValueError: a value") and "_raise" in str(case)
+    assert "SIGABRT" in case["crash"]["error"] and "suite_stub.py" in case["crash"]["error"]
+    assert "takes about 100000 s" in case["long"]["error"]
+    assert case["first"]["result"]["pid"] == case["second"]["result"]["pid"] != os.getpid()
+    child = int((tmp_path / "child").read_text())
+    assert not Path(f"/proc/{child}").exists() or "zombie" in _status(child)
+    assert json.loads((tmp_path / "stub.json").read_text())["cases"].keys() == STATES.keys()
+
+
+def _status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return "zombie"
+
+
+def test_a_second_call_does_the_rest_and_what_failed_last(tmp_path):
+    run(tmp_path, "told", "first")
+    found, begun = run(tmp_path, "told", "first", "quick")
+    assert begun == ["quick", "told"] and states(found)["told"] == FAILED
+    found, begun = run(tmp_path, "quick", "first", budget=0.05)
+    assert begun == [] and states(found) == {"quick": DONE, "first": DONE, "told": FAILED}
+    found, begun = run(tmp_path, "told", "second", budget=0.05)
+    assert begun == [] and states(found)["second"] == LEFT and states(found)["told"] == FAILED
+
+
+def test_the_summary_comes_to_an_end_with_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(cases.PARTS, "stub", suite_stub.__name__)
+    found, _ = run(tmp_path, "quick", "wrong", "long")
+    plan = Plan(tmp_path, 1, rehearse=True)
+    text = "\n".join(summary([found], plan))
+    assert "== stub: 1 done, 1 failed, 1 left out" in text and "quick: {'answer': 42}" in text
+    assert "failed: wrong: ValueError: a value" in text and "left out: long" in text
+    assert "the same command again" in text and text.endswith("is a figure")
+    found.found["machine"]["gpu"] = "NVIDIA H200"
+    last = list(summary([found], Plan(tmp_path, 1)))[-1]
+    assert "bench/results/nvidia-h200/ && python -m bench.report" in last
+    assert list(summary([], plan)) == []
+
+
+def main(*words: str) -> int:
+    return command.run(suite.main, list(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--part", "all"], "--part: invalid choice: 'all'"),
+        (["--budget", "0"], "--budget: 0 is no number of seconds"),
+        (["--budget", "soon"], "--budget: soon is no number of seconds"),
+        (["--wrong"], "unrecognized arguments: --wrong"),
+        (["--out", "file", "--rehearse"], "is a file; name a folder"),
+        (["--out", "file/below", "--rehearse"], "Not a directory; name another folder"),
+        (["--rehearse", "--part", "ops", "--only", "xyz"], "--only xyz: no case of ops"),
+    ],
+)
+def test_bad_options(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    assert main("--out", "out", *words) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.startswith("error: ") and err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_a_folder_that_is_not_what_a_variable_says(tmp_path, monkeypatch, capsys, variable):
+    monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert main("--out", str(tmp_path / "out")) == 2
+    err = capsys.readouterr().err
+    assert f"{variable} {tmp_path}: " in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_gpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main("--out", str(tmp_path / "out")) == 2
+    assert capsys.readouterr().err.startswith("error: no CUDA GPU: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_something_else_are_left_alone(tmp_path):
+    plan, real = Plan(tmp_path, 1, rehearse=True), Plan(tmp_path, 1)
+    machine = {"gpu": "G", "torch": "2.11", "commit": "a" * 40, "driver": "1"}
+    Record("ops", real, machine).put("x", Outcome(DONE, result={"y": 1}))
+    before = (tmp_path / "ops.json").read_bytes()
+    for other, where, said in (
+        (plan, machine, "holds real figures"),
+        (real, machine | {"gpu": "H"}, "is of gpu G, not H"),
+        (real, machine | {"torch": "2.13"}, r"is of torch 2\.11, not 2\.13"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Record("ops", other, where)
+    assert (tmp_path / "ops.json").read_bytes() == before
+    again = Record("ops", real, machine | {"commit": "b" * 40})
+    assert again.found["machine"]["commit"] == f"{'a' * 40}, {'b' * 40}"
+    assert again.found["machine"]["driver"] == "1" and again.results == {"x": {"y": 1}}
+    again.put("z", Outcome(DONE))
+    assert [case["run"] for case in again.cases.values()] == [0, 1]
+    assert "commit aaaaaaa and bbbbbbb" in load(tmp_path / "ops.json").title
+    (tmp_path / "ops.json").write_text("[]")
+    with pytest.raises(UserError, match="is not of this suite"):
+        Record("ops", real, machine)
+
+
+def test_reports_of_pytest_are_counted():
+    xml = (
+        '<testsuites><testsuite><testcase classname="a" name="b"/>'
+        '<testcase classname="a" name="c"><failure>long text</failure></testcase>'
+        '<testcase classname="a" name="d"><error>E</error></testcase>'
+        '<testcase classname="a" name="e"><skipped/></testcase></testsuite></testsuites>'
+    )
+    found = counted(xml)
+    assert (found["passed"], found["failed"], found["skipped"]) == (1, 2, 1)
+    assert found["failures"][0] == {"test": "a::c", "text": "long text"}
+
+
+def test_every_file_with_tests_for_a_gpu_is_run():
+    names = list(tests_part.marked())
+    files = {name.partition("::")[0] for name in names}
+    for path in (ROOT / "tests").glob("test_*.py"):
+        text = path.read_text(encoding="utf-8")
+        used = any(
+            line.startswith(("@pytest.mark.cuda", "@on_devices")) for line in text.split("\n")
+        )
+        assert not used or f"tests/{path.name}" in files or path.name == "test_conftest.py"
+    split = [name for name in names if name.startswith("tests/test_op_contract.py::test_")]
+    assert len(split) > 8 and "tests/test_op_contract.py" not in names
+    assert "tests/test_capture.py" in files and "tests/test_house.py" not in files
+
+
+def test_the_sanitizer_watches_op_tests(tmp_path, monkeypatch):
+    program = tmp_path / "compute-sanitizer"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    named = [c.name for c in tests_part.cases(Plan(tmp_path, 1)) if c.name.startswith("memcheck")]
+    assert len(named) >= 3 and any("no_other_memory" in name for name in named)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "none"))
+    assert not any("check " in c.name for c in tests_part.cases(Plan(tmp_path, 1)))
+    assert any("not installed" in line for line in tests_part.lines({}))
+
+
+@pytest.mark.parametrize("part", [ladder_part, dcgan_part])
+def test_rows_of_a_ladder(part, tmp_path, monkeypatch):
+    """Names are unique, every option is one of train's, and what is wanted most comes first."""
+    names = [row.name for row in part.ROWS]
+    assert len(set(names)) == len(names)
+    size = getattr(part, "PAPER", None) or part.SIZE
+    for row in part.ROWS:
+        suite_options = size.config(row, 1)
+        assert suite_options.batch_size == 1 and row.precision in ("fp32", "tf32", "bf16")
+    monkeypatch.setattr(ladder_part, "_gpu", lambda: "NVIDIA H200")
+    found = part.cases(Plan(tmp_path, 500))
+    assert len({case.name for case in found}) == len(found)
+    if part is ladder_part:
+        assert [c.name for c in found[:2]] == ["probe norm_gradients", "probe ceilings"]
+        steps_of = [c.name for c in found if ", batch " in c.name]
+        assert all(name.endswith((" 1", " 8")) for name in steps_of[: len(steps_of) // 2])
+        assert "probe convs_first" not in {c.name for c in found}, "recorded of this GPU already"
+
+
+def test_probes_that_are_recorded(monkeypatch):
+    assert ladder_part.accepted_probes("NVIDIA H200") >= {"graph_nodes", "overlap", "peer_step"}
+    assert ladder_part.accepted_probes("another") == set()
+
+
+def result(row: str, batch: int, ms: float, **more) -> dict:
+    spread = {"median": ms, "p10": ms * 0.9, "p90": ms * 1.1, "n": 9}
+    found = {"row": row, "batch": batch, "ms": spread, "host_ms": {"median": 0.1}}
+    found |= {"group": f"step, 256 px, ngf 64, batch {batch}, cuda:0", "busy_ms": 5.0}
+    return found | {"kernels": 300.0, "images_per_s": 1e3 * batch / ms, "peak_GiB": 2.5} | more
+
+
+def test_the_table_of_a_ladder():
+    names = [row.name for row in ladder_part.ROWS]
+    found = [
+        result(names[1], 1, 5.0, TFLOP=1.879),
+        result(names[0], 1, 20.0),
+        result("old", 1, 1.0),
+    ]
+    found += [result(names[1], 8, 40.0)]
+    told = steps.table(ladder_part.ROWS, {str(i): r for i, r in enumerate(found)}, 800.0)
+    assert len(told) == 5 and told[0].startswith("batch 1") and told[3].startswith("batch 8")
+    assert told[1].startswith(names[0]) and " 1.00x " in told[1]
+    assert told[2].startswith(names[1]) and " 4.00x " in told[2]
+    assert told[2].endswith(f"{1.879 / 0.005 / 800:.1%}")
+
+
+def test_the_longest_training_that_fits(tmp_path, monkeypatch):
+    """The trial's speed and start decide the steps; the pictures and figures are there."""
+    made, clock = [], iter([0.0, 40.0, 40.0, 40.0, 40.0])
+
+    def fake(recipe, steps, folder, limit):
+        made.append((steps, limit))
+        return folder
+
+    figures = {"steps": 7, "epochs": 1, "img_per_s": 50.0, "losses": {}, "seen_at": []}
+    monkeypatch.setattr(train_part, "_run", fake)
+    monkeypatch.setattr(train_part, "_speed", lambda root: 50.0)
+    monkeypatch.setattr(train_part, "_figures", lambda root: dict(figures))
+    monkeypatch.setattr(train_part, "_draw", lambda root, result, out: None)
+    monkeypatch.setattr(train_part.time, "monotonic", lambda: next(clock))
+    found = train_part.train(Plan(tmp_path, 500.0), tmp_path)
+    begun = 40 - train_part.TRIAL / 50
+    assert made[1][0] == round((500 - train_part.SPARE - 40 - begun) * 50)
+    assert made[1][1] + 40 < 500 and found["seconds_to_begin"] == round(begun, 1)
+
+
+def test_no_training_without_images(tmp_path, monkeypatch):
+    assert train_part.cases(Plan(tmp_path, 500)) == []
+    assert "FASTCYCLEGAN_DATA" in train_part.lines({})[0]
+    monkeypatch.setenv("FASTCYCLEGAN_DATA", str(tmp_path))
+    (tmp_path / "horse2zebra/trainA").mkdir(parents=True)
+    (case,) = train_part.cases(Plan(tmp_path, 500))
+    assert case.name == "horse2zebra" and case.limit == 500
+
+
+def test_joined_machines():
+    old, new = {"a": 1, "b": None, "c": "x"}, {"a": 1, "b": 2, "c": "y", "d": 3}
+    assert record._joined(old, new) == {"a": 1, "b": 2, "c": "x, y", "d": 3}
+
+
+@pytest.mark.slow
+def test_the_whole_rehearsed(tmp_path, capsys):
+    """Every part from end to end; its results are read, drawn and refused."""
+    out = tmp_path / "out"
+    assert main("--out", str(out), "--rehearse") == 0
+    told = capsys.readouterr().out
+    assert [line.split(":")[0] for line in told.splitlines() if line.startswith("== ")] == [
+        f"== {part}" for part in cases.PARTS
+    ]
+    assert told.rstrip().endswith("is a figure") and "left out" not in told
+    names = {path.name for path in out.iterdir()}
+    assert {f"{part}.json" for part in cases.PARTS} | {"probes.json"} < names and len(names) < 16
+    assert {"ladder.png", "dcgan.png", "train.png", "train-samples.png"} < names
+    assert max(path.stat().st_size for path in out.iterdir()) < 2**24
+    for path in out.glob("*.json"):
+        with pytest.raises(UserError, match="a rehearsal on a CPU"):
+            load(path)
+    found = load(out / "ladder.json", rehearsal=True)
+    assert [len(rows) for rows in found.ladders.values()] == [3, 3] and len(found.steps) == 6
+    assert load(out / "ops.json", rehearsal=True).ops
+    assert main("--out", str(out), "--rehearse") == 0, "again, with nothing left to do"
+    assert "ladder: 0 of 8 cases" in capsys.readouterr().out
