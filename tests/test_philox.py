@@ -30,8 +30,11 @@ def test_known_answers(counter, key, result):
     assert [f"{int(x):08x}" for x in got] == result.split()
 
 
+@pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**40 + 5])
-def test_agrees_with_numpy_in_any_shape(seed):
+def test_agrees_with_the_formula_in_any_shape(seed, traced, monkeypatch):
+    """On a CPU in NumPy; in PyTorch where it is traced, as on a GPU."""
+    monkeypatch.setattr(philox, "_traced", lambda: traced)
     counter = torch.tensor([[0, 1, 2**32 - 1], [2**32, 7 * 2**32 + 3, 2**62]])
     got = torch.stack(philox.philox_ref(seed, philox.SAMPLE_B, counter))
     for i, n in enumerate(counter.flatten().tolist()):
