@@ -1,5 +1,6 @@
 """What every command does around its work: exit codes and one clear line per error."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
 
 DONE, UNEXPECTED, BAD_INPUT, OUT_OF_MEMORY, NOT_FINITE, NOT_SAVED = 0, 1, 2, 3, 4, 5
-INTERRUPTED = 130
+INTERRUPTED, PIPE_CLOSED = 130, 141
 
 
 class Stop(Exception):
@@ -23,14 +24,20 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     """Call ``main`` with the command-line words and turn what it raises into an exit code.
 
     ``UserError`` prints one line and gives 2, ``Stop`` one line and its code, running out of
-    memory 3, Ctrl-C 130; anything else is a defect of ours: the traceback is shown with a request
-    to report it, and the code is 1.
+    memory 3, Ctrl-C 130, a reader of our output that is gone 141; anything else is a defect of
+    ours: the traceback is shown with a request to report it, and the code is 1.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        return main(sys.argv[1:] if argv is None else argv)
+        code = main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python would complain of it again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except UserError as problem:
         return _fail(str(problem), BAD_INPUT)
     except Stop as end:

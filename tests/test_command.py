@@ -1,9 +1,14 @@
 """Exit codes and error lines that all commands share."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from fastcyclegan import command
 from fastcyclegan.errors import UserError
+from house_rules import ROOT
 
 
 class OutOfMemoryError(RuntimeError):
@@ -43,3 +48,12 @@ def test_a_defect_shows_its_traceback_and_asks_for_a_report(capsys):
 
 def test_main_gets_the_words_and_gives_the_code():
     assert command.run(lambda argv: len(argv), ["a", "b"]) == 2
+
+
+def test_a_reader_that_is_gone_is_no_defect():
+    words = [sys.executable, "-m", "fastcyclegan.train", "--list_presets"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
