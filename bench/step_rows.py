@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -27,7 +26,6 @@ from fastcyclegan.device import resolve_device, resolve_precision
 from fastcyclegan.feed import Feed
 from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
 from fastcyclegan.steps.compilation import compile_model
-from fastcyclegan.steps.cost import step_cost
 from fastcyclegan.systems import SYSTEMS, System, make_system
 
 DEVICE = resolve_device("auto")
@@ -104,10 +102,10 @@ def set_switches(row: Row) -> None:
     torch.backends.cudnn.benchmark = row.benchmark
 
 
-@cache
-def expected_losses(size: Size, batch: int = 1) -> torch.Tensor:
+def expected_losses(row: Row, size: Size, batch: int = 1) -> torch.Tensor:
     """Of the first step, by the reference in fp32."""
-    return build(Row("", {"impl": "reference"}), size, batch)().float().cpu()
+    weights = {name: x for name, x in row.options.items() if name.startswith("lambda_")}
+    return build(Row("", {"impl": "reference", **weights}), size, batch)().float().cpu()
 
 
 @dataclass
@@ -141,7 +139,7 @@ class Begun:
 
 def begin(row: Row, size: Size, batch: int = 1) -> Begun:
     """The step of ``row``, called once."""
-    truth = expected_losses(size, batch) if row.peer is None else None
+    truth = expected_losses(row, size, batch) if row.peer is None else None
     gc.collect()
     free_memory(DEVICE)
     held = 0
@@ -150,20 +148,11 @@ def begin(row: Row, size: Size, batch: int = 1) -> Begun:
         held = torch.cuda.memory_allocated()
     step = build(row, size, batch)
     start = time.perf_counter()
-    losses = step().float().cpu()
+    losses = step().detach().float().cpu()
     seconds, error = time.perf_counter() - start, None
     if truth is not None:
         error = float((losses - truth).abs().max() / truth.abs().max())
     return Begun(step, losses, seconds, error, held)
-
-
-@cache
-def tflop(size: Size, batch: int = 1, **options: Any) -> float:
-    """TFLOP of one fused step: what must be computed, whatever a row computes."""
-    row = Row("", {"precision": "bf16", **options})
-    system = _system(row, size, batch)
-    shapes = [tuple(x.shape) for x in system.sampler.batch(0)]
-    return step_cost(system.model, system.step, shapes, torch.bfloat16).flops / 1e12
 
 
 def _system(row: Row, size: Size, batch: int) -> System:

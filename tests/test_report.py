@@ -136,6 +136,44 @@ def test_pictures_and_tables(tmp_path, capsys):
     assert readme.read_text() == text
 
 
+def suite_file(*rows: tuple[str, int, float]) -> dict:
+    """As the suite writes a ladder: (row, batch, ms)."""
+    found = {}
+    for name, batch, ms in rows:
+        step = {
+            "row": name,
+            "group": f"step, 256 px, ngf 64, batch {batch}, cuda:0",
+            "batch": batch,
+        }
+        step |= {"ms": {"median": ms, "p10": ms * 0.99, "p90": ms * 1.01, "n": 30}}
+        step |= {"host_ms": {"median": 0.1234}, "kernels": 512.0, "peak_GiB": 3.5}
+        found[f"{name}, batch {batch}"] = {"state": "done", "result": step}
+    machine = MACHINE | {"gpu": "NVIDIA X1"}
+    return {"schema": recorded.SUITE_SCHEMA, "rehearsal": False, "machine": machine, "cases": found}
+
+
+def test_the_table_of_a_gpu(tmp_path):
+    """In the place of the sentence that there is none, and gone with the results."""
+    readme, results = tmp_path / "README.md", tmp_path / "results"
+    readme.write_text("a\n<!-- bench gpu ladder -->\n<!-- end -->\nb\n")
+    words = ["--results", str(results), "--readme", str(readme), "--no_plots"]
+    results.mkdir()
+    assert command.run(report.main, words) == 0
+    assert "has not been measured on a GPU yet" in readme.read_text()
+    rows = [("theirs", 1, 40.0), ("ours", 1, 5.0), ("theirs", 8, 200.0), ("ours", 8, 50.0)]
+    path = write(results / "x1/ladder.json", suite_file(*rows, ("alone", 16, 99.0)))
+    assert load(path).timings()["step, 256 px, ngf 64, batch 1, cuda:0: ours"].median == 0.005
+    assert command.run(report.main, words) == 0
+    text = readme.read_text()
+    assert "not been measured" not in text and text.startswith("a\n") and text.endswith("\nb\n")
+    assert "| | batch 1 | batch 8 | batch 16 | kernels | host | memory |" in text
+    assert "| ours | 5.00 ms, 8.00x | 50.0 ms, 4.00x |  | 512 | 0.123 ms | 3.50 GiB |" in text
+    assert "| alone |  |  | 99.0 ms |  |  |  |" in text
+    assert "NVIDIA X1, torch 2.13.0, commit aaaaaaa, today." in text
+    write(path, suite_file(*rows) | {"rehearsal": True})
+    assert command.run(report.main, words) == 2 and readme.read_text() == text
+
+
 def test_readme_holds_the_tables_of_what_is_recorded(tmp_path):
     """The committed README is what the command makes of the committed results."""
     copy = tmp_path / "README.md"

@@ -19,10 +19,15 @@ def python(
     words: Sequence[str], environment: Mapping[str, str] | None = None, before: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """``python WORDS`` in the repository, behind the words ``before``; whatever its exit code."""
-    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    given = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict(environment or {})
+    given = with_ours() | dict(environment or {})
     command = [*before, sys.executable, *words]
     return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
+
+
+def with_ours() -> dict[str, str]:
+    """The environment, in which the packages of this repository are found from any folder."""
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def run_pytest(
@@ -42,8 +47,8 @@ def run_pytest(
             raise RuntimeError(f"pytest ended with exit code {done.returncode}\n{said}")
         result = counted(report.read_text(encoding="utf-8"))
     if done.returncode not in (0, 5) and not result["failures"]:  # 5: there was no test
-        said = {"test": "exit code", "text": (done.stdout + done.stderr)[-TEXT:]}
-        result["failures"] = [{"test": f"exit code {done.returncode}", "text": said["text"]}]
+        said = (done.stdout + done.stderr)[-TEXT:]
+        result["failures"] = [{"test": f"exit code {done.returncode}", "text": said}]
     return result
 
 

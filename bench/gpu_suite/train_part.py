@@ -17,7 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from bench import plots
-from bench.gpu_suite.cases import ROOT, Case, Plan, Result
+from bench.gpu_suite.cases import Case, Plan, Result
+from bench.gpu_suite.processes import with_ours
 from fastcyclegan.errors import UserError
 from fastcyclegan.runs.metrics import read_metrics
 
@@ -81,10 +82,9 @@ def _run(recipe: Sequence[str], steps: int, folder: Path, limit: float) -> Path:
     words += ["--name", "run", "--resume", "none", "--keep", "1", "--milestone_epochs", "0"]
     words += ["--display_freq", str(max(1, steps // PREVIEWS))]
     words += ["--save_every_steps", str(steps)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
     with open(folder / "log", "w+") as log:
         process = subprocess.Popen(
-            [sys.executable, *words], cwd=folder, env=environment, stdout=log, stderr=log
+            [sys.executable, *words], cwd=folder, env=with_ours(), stdout=log, stderr=log
         )
         try:
             code = process.wait(limit)
