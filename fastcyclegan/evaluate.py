@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from fastcyclegan.models import Network
     from fastcyclegan.runs.features import Extractor
 
-# Images that a generator is given at once.
-BATCH = 8
+# Images that a translator is given at once, and samples that are there in fp32 at once.
+BATCH, SAMPLES = 8, 1024
 
 
 def main(argv: Sequence[str]) -> int:
@@ -175,11 +175,14 @@ def _generator(config: EvaluateConfig, device: torch.device) -> Network:
 
 
 def _sampled(net: Network, config: EvaluateConfig, num: int) -> _Images:
+    import torch
+
     from fastcyclegan.data.images import to_uint8
     from fastcyclegan.models.sampling import fixed_noise, generate
 
-    made = generate(net, fixed_noise(config.seed, num, net.arch["nz"]))
-    return _Images("--weights", to_uint8(made, net.pixel_range), list(map(str, range(num))))
+    noise = fixed_noise(config.seed, num, net.arch["nz"]).split(SAMPLES)
+    made = torch.cat([to_uint8(generate(net, some), net.pixel_range) for some in noise])
+    return _Images("--weights", made, list(map(str, range(num))))
 
 
 def _translated(net: Network, source: _Images) -> _Images:

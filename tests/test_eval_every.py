@@ -175,24 +175,31 @@ def test_the_best_survive_interruptions(tested, monkeypatch):
     assert same(best_of(whole), best_of(parts))
 
 
-def test_a_best_score_of_before_is_not_beaten_by_a_worse_one(tested):
-    words = ["--name", "mine", "--eval_every", "2"]
-    assert run_on_data(*words, "--steps", "2") == 0
-    root = tested / "checkpoints/mine"
-    state = json.loads((root / "best/state.json").read_bytes())
-    networks = (root / "best/G_A.safetensors").read_bytes()
-    body = state["body"]
-    body["state"]["score"] = 1e-6
+def claim(root, score):
+    """Say that what is in best/ has had this score."""
+    body = json.loads((root / "best/state.json").read_bytes())["body"]
+    body["state"]["score"] = score
     crc32 = checkpoint._crc(body)
     (root / "best/state.json").write_text(json.dumps({"crc32": crc32, "body": body}))
-    assert run_on_data(*words, "--steps", "4") == 0
+
+
+def test_a_best_score_of_before_is_not_beaten_by_a_worse_one(tested):
+    root, every = tested / "checkpoints/mine", ("--name", "mine", "--eval_every")
+    assert run_on_data(*every, "2", "--steps", "2") == 0
+    claim(root, 1e-6)
+    assert run_on_data(*every, "1", "--steps", "4") == 0
     assert read_best(RunFolder(root))["step"] == 2
-    # what is damaged, or was measured in another way, counts for nothing
-    assert run_on_data(*words, "--steps", "6", *FID) == 0
+    # what was measured in another way counts for nothing
+    assert run_on_data(*every, "2", "--steps", "6", *FID) == 0
     assert read_best(RunFolder(root))["step"] == 6
+    claim(root, 1e-6)
+    assert run_on_data(*every, "2", "--steps", "7", *FID) == 0
+    assert read_best(RunFolder(root))["step"] == 6
+    # nor does what is damaged
+    networks = (root / "best/G_A.safetensors").read_bytes()
     (root / "best/G_A.safetensors").write_bytes(networks[:-4] + b"\0\0\0\1")
-    assert run_on_data(*words, "--steps", "7", *FID) == 0
-    assert read_best(RunFolder(root))["step"] == 7
+    assert run_on_data(*every, "2", "--steps", "8", *FID) == 0
+    assert read_best(RunFolder(root))["step"] == 8
 
 
 def test_commands_find_the_best(tested, capsys):

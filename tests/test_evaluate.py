@@ -115,11 +115,12 @@ def test_a_translator_is_judged_as_its_translations_are(folders, capsys):
     assert told["scores"]["swd"] > 0 and told["images"] == 5
 
 
-def test_samples_of_a_dcgan(folders, capsys):
+def test_samples_of_a_dcgan(folders, capsys, monkeypatch):
     torch.manual_seed(0)
     save_network(folders / "G.safetensors", DCGANGenerator(ngf=4, nz=6, size=16), step=1)
     words = "--weights G.safetensors --real real --size 16 --seed 3"
     assert result(capsys, words)["images"] == 7
+    monkeypatch.setattr(evaluate, "SAMPLES", 3)
     told = result(capsys, f"{words} --num 4")
     net = load_generator(folders / "G.safetensors")
     made = to_uint8(generate(net, fixed_noise(3, 4, 6)))
