@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+import zlib
 
 import pytest
 import torch
@@ -111,6 +112,7 @@ def test_a_page_of_everything_at_its_most_is_below_ten_megabytes(tmp_path, monke
     assert 8_000_000 < size <= MAX_BYTES
     assert len(page.pictures.shown) == MAX_PICTURES and page.history.crowded
     assert page.quarantine.count == 500 and len(page.quarantine.files) == 100
+    assert 5_000_000 < len(compare([folder.root] * 4).encode()) <= MAX_BYTES
 
 
 def test_pictures_are_made_once_and_anew_when_they_change(tmp_path):
@@ -199,3 +201,13 @@ def test_a_comparison_shows_what_differs(tmp_path):
     assert per_chart[0] == 2
     titles = re.findall(r'<h3>([^<]+) <span class="name">([\w]+)</span>', text)
     assert ("Generator", "G_A") in titles and len(titles) == 8 + 0
+
+
+@pytest.mark.parametrize("body", [[], {"milestone": True}, {"schema": 1, "milestone": [1]}])
+def test_a_checkpoint_of_anything_is_no_reason_to_fail(tmp_path, body):
+    folder = make_run(tmp_path / "mine")
+    path = folder.ckpt / "step-00000005"
+    path.mkdir()
+    crc = zlib.crc32(json.dumps(body, sort_keys=True).encode())
+    (path / "state.json").write_text(json.dumps({"crc32": crc, "body": body}))
+    assert 'class="number">5</th>' in written(folder)

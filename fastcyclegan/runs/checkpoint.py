@@ -268,13 +268,13 @@ def verified_body(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         body = content["body"]
-        intact = content["crc32"] == _crc(body)
+        intact = content["crc32"] == _crc(body) and isinstance(body, dict)
     except (ValueError, KeyError, TypeError):
         intact = False
     if not intact:
         raise UserError(f"{path} is damaged: its checksum differs")
-    if body["schema"] != SCHEMA:
-        raise UserError(f"{path} has schema {body['schema']}, this version reads {SCHEMA}")
+    if body.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {body.get('schema')}, this version reads {SCHEMA}")
     return body
 
 

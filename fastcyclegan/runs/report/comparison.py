@@ -10,10 +10,11 @@ from fastcyclegan.runs.report.catalogue import families
 from fastcyclegan.runs.report.charts import Chart, Line
 from fastcyclegan.runs.report.history import shortened
 from fastcyclegan.runs.report.page import RunPage, page_data, render
-from fastcyclegan.runs.report.pictures import MAX_PICTURES
+from fastcyclegan.runs.report.thinning import MAX_POINTS
 
 # Eight colours with two kinds of line.
 MAX_RUNS = 16
+_PICTURES = 32
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ def compare(roots: Sequence[Path]) -> str:
 
     Raises UserError when one of them is no run's, OSError.
     """
-    pages = [RunPage(RunFolder(root), max(2, MAX_PICTURES // len(roots))) for root in roots]
+    # All together take about as much room as one run does alone.
+    pictures, points = max(2, _PICTURES // len(roots)), 2 * (MAX_POINTS // len(roots))
+    pages = [RunPage(RunFolder(root), pictures, points) for root in roots]
     for page in pages:
         page.refresh()
     names = [page.name for page in pages]

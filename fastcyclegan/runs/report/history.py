@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from fastcyclegan.files import printable
 from fastcyclegan.runs.metrics import parse_row
-from fastcyclegan.runs.report.thinning import Curve
+from fastcyclegan.runs.report.thinning import MAX_POINTS, Curve
 
 MAX_CURVES = 40
 MAX_EVENTS = 50
@@ -34,9 +34,9 @@ class History:
         crowded: whether there were more than MAX_CURVES names.
     """
 
-    def __init__(self, path: Path) -> None:
-        """``path`` need not exist yet."""
-        self.path = path
+    def __init__(self, path: Path, points: int = MAX_POINTS) -> None:
+        """``path`` need not exist yet; ``points``: of each curve at most, an even number."""
+        self.path, self._points = path, points
         self.rows = self.bytes = 0
         self._forget()
 
@@ -96,7 +96,7 @@ class History:
             if len(self.train) + len(self.evals) >= MAX_CURVES:
                 self.crowded = True
                 return
-            curves[name] = Curve()
+            curves[name] = Curve(self._points)
         curves[name].add(step, finite(value))
 
 

@@ -14,9 +14,10 @@ from fastcyclegan.files import write_atomic
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.report import charts, facts
 from fastcyclegan.runs.report.catalogue import families
-from fastcyclegan.runs.report.charts import Chart, Line, number
+from fastcyclegan.runs.report.charts import Chart, Line
 from fastcyclegan.runs.report.history import History, shortened
 from fastcyclegan.runs.report.pictures import MAX_PICTURES, Pictures
+from fastcyclegan.runs.report.thinning import MAX_POINTS
 from fastcyclegan.version import __version__
 
 MAX_BYTES = 10_000_000
@@ -26,11 +27,13 @@ _HERE = Path(__file__).parent
 class RunPage:
     """What is shown of one run; kept between two writings, so that each reads only what is new."""
 
-    def __init__(self, folder: RunFolder, pictures: int = MAX_PICTURES) -> None:
-        """``pictures``: how many previews it may have."""
+    def __init__(
+        self, folder: RunFolder, pictures: int = MAX_PICTURES, points: int = MAX_POINTS
+    ) -> None:
+        """``pictures``: how many previews it may have; ``points``: each curve, an even number."""
         self.folder = folder
         self.name = shortened(folder.root.resolve().name, 80)
-        self.history = History(folder.metrics)
+        self.history = History(folder.metrics, points)
         self.pictures = Pictures(folder.previews, pictures)
         self.config: dict[str, Any] = {}
         self.quarantine = facts.quarantine_of(folder.quarantine)
@@ -89,15 +92,13 @@ def page_data(drawn: Sequence[Chart], steps: Sequence[int], last: int) -> dict[s
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
-    return environment
 
 
 @cache

@@ -51,7 +51,7 @@ class Pictures:
 
     def refresh(self, last_step: int | None = None) -> None:
         """Make those that are missing, up to ``last_step``. Raises OSError."""
-        names = [entry for entry in self.folder.iterdir()] if self.folder.is_dir() else []
+        names = list(self.folder.iterdir()) if self.folder.is_dir() else []
         found = [(int(m[1]), path) for path in names if (m := _NAME.fullmatch(path.name))]
         found = sorted(f for f in found if last_step is None or f[0] <= last_step)
         self.found = len(found)
@@ -82,8 +82,8 @@ class Pictures:
                 return "image/png", data
         # What the picture before took is tried first: they are alike.
         for attempt in count(self._attempt):
-            halvings, quality = divmod(attempt, len(_QUALITIES))
-            scale = min(1.0, _WIDEST / max(image.size)) * 0.8**halvings
+            shrinks, quality = divmod(attempt, len(_QUALITIES))
+            scale = min(1.0, _WIDEST / max(image.size)) * 0.8**shrinks
             size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
             small = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
             data = _encoded(small, "WEBP", quality=_QUALITIES[quality], method=3)

@@ -53,6 +53,7 @@ class Curve:
     """
 
     def __init__(self, limit: int = MAX_POINTS) -> None:
+        """``limit``: an even number."""
         self._limit = limit
         self._whole: list[Point] = []
         self._begun: Point | None = None
