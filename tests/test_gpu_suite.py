@@ -65,13 +65,13 @@ def _status(pid: int) -> str:
 
 
 def test_a_second_call_does_the_rest_and_what_failed_last(tmp_path):
-    run(tmp_path, "told", "first")
-    found, begun = run(tmp_path, "told", "first", "quick")
-    assert begun == ["quick", "told"] and states(found)["told"] == FAILED
-    found, begun = run(tmp_path, "quick", "first", budget=0.05)
-    assert begun == [] and states(found) == {"quick": DONE, "first": DONE, "told": FAILED}
-    found, begun = run(tmp_path, "told", "second", budget=0.05)
-    assert begun == [] and states(found)["second"] == LEFT and states(found)["told"] == FAILED
+    run(tmp_path, "wrong", "first")
+    found, begun = run(tmp_path, "wrong", "first", "second")
+    assert begun == ["second", "wrong"] and states(found)["wrong"] == FAILED
+    found, begun = run(tmp_path, "first", "second", budget=0.05)
+    assert begun == [] and states(found) == {"wrong": FAILED, "first": DONE, "second": DONE}
+    found, begun = run(tmp_path, "wrong", "told", budget=0.05)
+    assert begun == [] and states(found)["told"] == LEFT and states(found)["wrong"] == FAILED
 
 
 def test_the_summary_comes_to_an_end_with_what_is_missing(tmp_path, monkeypatch):
