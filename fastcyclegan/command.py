@@ -5,19 +5,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from fastcyclegan.errors import UserError
+from fastcyclegan.errors import SharedStop, Stop, UserError
 from fastcyclegan.files import printable
+from fastcyclegan.launch import Launch
 
 DONE, UNEXPECTED, BAD_INPUT, OUT_OF_MEMORY, NOT_FINITE, NOT_SAVED = 0, 1, 2, 3, 4, 5
 INTERRUPTED, PIPE_CLOSED = 130, 141
-
-
-class Stop(Exception):
-    """An end that is no defect and no bad input: an exit code, and one line that says why."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -25,7 +18,8 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
     ``UserError`` prints one line and gives 2, ``Stop`` one line and its code, running out of
     memory 3, Ctrl-C 130, a reader of our output that is gone 141; anything else is a defect of
-    ours: the traceback is shown with a request to report it, and the code is 1.
+    ours: the traceback is shown with a request to report it, and the code is 1. One of
+    several processes says its number; of what all come to at once, only the first one speaks.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal cannot show
@@ -40,6 +34,8 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         return PIPE_CLOSED
     except UserError as problem:
         return _fail(str(problem), BAD_INPUT)
+    except SharedStop as end:
+        return _fail(str(end), end.code, shared=True)
     except Stop as end:
         return _fail(str(end), end.code)
     except PermissionError as problem:
@@ -53,8 +49,12 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         return _fail("this should not happen: please report the lines above", UNEXPECTED)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"error: {printable(message)}", file=sys.stderr)
+def _fail(message: str, code: int, shared: bool = False) -> int:
+    rank, world, *_ = Launch.of()
+    if world == 1 or (shared and rank == 0):
+        print(f"error: {printable(message)}", file=sys.stderr)
+    elif not shared:
+        print(f"error: rank {rank}: {printable(message)}", file=sys.stderr)
     return code
 
 

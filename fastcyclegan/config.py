@@ -138,6 +138,10 @@ class TrainConfig:
         "auto", "bf16 where the device has it, else fp32", choices=["auto", "fp32", "tf32", "bf16"]
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    sync_bn: bool = option(False, "batch norms over the images of all processes, as of one")
+    dist_timeout: float = option(
+        600.0, "seconds that one process waits for the others at most", above=0.0, high=86400.0
+    )
     seed: int = option(0, "of everything random", low=0, high=2**32 - 1)
     deterministic: bool = option(False, "only deterministic operations")
     resume: str = option("auto", "auto continues an unfinished run", choices=["auto", "none"])
@@ -295,6 +299,11 @@ ONLY_OF: dict[str, frozenset[str]] = {
     ),
     "dcgan": frozenset({"nz", "ema"}),
 }
+
+
+def has_batch_norm(config: TrainConfig) -> bool:
+    """Whether the networks of ``config`` have."""
+    return config.model == "dcgan" or config.norm == "batch"
 
 
 def generator_depth(netG: str) -> tuple[str, int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from fastcyclegan.errors import UserError
+from fastcyclegan.launch import Launch
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,28 @@ def resolve_device(text: str) -> torch.device:
             raise UserError(f"--device {text}: torch sees {count} CUDA GPUs here")
         return torch.device("cuda", index)
     return torch.device("cpu")
+
+
+def own_device(text: str, launch: Launch) -> torch.device:
+    """As :func:`resolve_device`; of several processes on a machine each has a GPU of its own.
+
+    Raises:
+        UserError: also for a GPU's number, or when there are not enough of them.
+    """
+    device = resolve_device(text)
+    if launch.world == 1 or device.type == "cpu":
+        return device
+    if ":" in text:
+        raise UserError(f"--device {text}: each process takes the GPU of its own number; use cuda")
+    count = torch.cuda.device_count()
+    if launch.local_rank >= count:
+        raise UserError(
+            f"torch sees {count} CUDA GPUs here, and each process needs its own: give torchrun "
+            f"--nproc_per_node={count}, or train with --device cpu"
+        )
+    device = torch.device("cuda", launch.local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def resolve_precision(text: str, device: torch.device) -> Precision:

@@ -19,6 +19,9 @@ def explain(system: System, batch: Callable[[], tuple[torch.Tensor, ...]], probl
         problem: torch's message.
     """
     batch_size = system.config.batch_size
+    if system.ranks.many:
+        # the others would have to try as well
+        return f"out of memory: {problem.partition(chr(10))[0]}; lower --batch_size"
 
     def fits(n: int) -> bool:
         try:

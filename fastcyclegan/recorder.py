@@ -68,9 +68,14 @@ class Recorder:
         self._record_failed = False
         self._mark = (0, 0.0)
 
-    def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's tensors and state."""
-        self.sums.copy_(tensors["metrics/sums"])
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it besides ``sums``, as JSON can hold it."""
+        state: dict[str, Any] = {"summed": self.summed, "skips": self.skips.state()}
+        return state | ({"plateau": self.plateau.state()} if self.plateau else {})
+
+    def load(self, sums: torch.Tensor, state: Mapping[str, Any]) -> None:
+        """Go on from ``sums``, and from what :meth:`state` returned. Raises KeyError."""
+        self.sums.copy_(sums)
         self.summed = state["summed"]
         self.skips.load(state["skips"])
         if self.plateau:
@@ -106,25 +111,31 @@ class Recorder:
             losses: in the order of the system's LOSSES, on the device.
             lr: the learning rate of the step.
         """
+        self._add(losses)
+        last, full = done == self.schedule.total_steps, self._fills_tick(done)
+        if last or full:
+            self._tick(done, full, lr)
+        self._show(done, last)
+        if last or self._is_due(done):
+            self.save(done, self._is_milestone(done))
+
+    def _add(self, losses: torch.Tensor) -> None:
         shut = self.model.gate.shut.bool()
         self.sums[:-1] += torch.where(shut, 0.0, losses)
         self.sums[-1] += ~shut
         self.summed += 1
-        last, config = done == self.schedule.total_steps, self.config
-        full = done % self._every(config.print_freq) == 0
-        if last or full:
-            self._tick(done, full, lr)
-        self._show(done, last)
-        milestone = self._is_milestone(done)
-        if last or milestone or done % self._save_every() == 0:
-            self.save(done, milestone)
+
+    def _fills_tick(self, done: int) -> bool:
+        return done % self._every(self.config.print_freq) == 0
 
     def _every(self, images: int) -> int:
         return max(1, images // self.config.batch_size)
 
-    def _save_every(self) -> int:
+    def _is_due(self, done: int) -> bool:
+        """Whether a checkpoint is."""
         epochs = self.config.save_epoch_freq * self.schedule.images_per_epoch
-        return self.config.save_every_steps or self._every(epochs)
+        spacing = self.config.save_every_steps or self._every(epochs)
+        return done % spacing == 0 or self._is_milestone(done)
 
     def _is_milestone(self, done: int) -> bool:
         epochs = self.config.milestone_epochs * self.schedule.images_per_epoch
@@ -145,25 +156,29 @@ class Recorder:
         The sums of a tick that the end of the training cut short are kept, so that a run that is
         continued later writes the same rows as one that never ended there.
         """
-        *sums, counted = self.sums.tolist()
+        *sums, counted = self._read_sums(full)
         losses = {
             name: total / counted if counted else nan
             for name, total in zip(self.system.LOSSES, sums, strict=True)
         }
-        if full:
-            self.sums.zero_()
-            self.summed = 0
         (since, then), now = self._mark, time.perf_counter()
         speed = (done - since) * self.config.batch_size / (now - then) if done > since else nan
         self._mark = (done, now)
         row = {"images": done * self.config.batch_size, "epoch": self.schedule.epoch(done - 1)}
         self.record("train", done, **row, lr_G=lr, lr_D=lr, img_per_s=speed, **losses)
         self.progress.tick(done, losses, speed)
-        self.skips.spoilt |= not all(map(isfinite, sums))
         self._read_skips(done)
         if self._writer.ready:
             self.settle()
         self.report.tick(done)
+
+    def _read_sums(self, full: bool) -> list[float]:
+        sums = self.sums.tolist()
+        self.skips.spoilt |= not all(map(isfinite, sums))
+        if full:
+            self.sums.zero_()
+            self.summed = 0
+        return sums
 
     def _read_skips(self, done: int) -> None:
         events = list(self.skips.read(done))
@@ -222,12 +237,9 @@ class Recorder:
         self.skips.spoilt |= not self._is_finite()
         if not self.skips.too_many:
             tensors = train_state(self.model) | {"metrics/sums": self.sums}
-            state: dict[str, Any] = {"summed": self.summed, "skips": self.skips.state()}
-            if self.plateau:
-                state["plateau"] = self.plateau.state()
             networks = self.model.networks
             pixels = self.config.pixel_range
-            snapshot = take_snapshot(done, networks, tensors, state, milestone, pixels)
+            snapshot = take_snapshot(done, networks, tensors, self.state(), milestone, pixels)
             self._writing = done
             keep = self.config.keep
             self._writer.submit(partial(write_checkpoint, self.folder, snapshot, keep))
@@ -264,3 +276,31 @@ class Recorder:
         """Leave the time since ``started`` out of the speed."""
         since, then = self._mark
         self._mark = (since, then + time.perf_counter() - started)
+
+
+class Bystander(Recorder):
+    """In all processes but the first: comes to the same conclusions at the same steps, writes none.
+
+    What takes the first process time is waited for where the next message is.
+    """
+
+    def after_step(self, done: int, losses: torch.Tensor, lr: float) -> None:
+        """Count in the losses, and look where the first process looks."""
+        self._add(losses)
+        last, full = done == self.schedule.total_steps, self._fills_tick(done)
+        if last or full:
+            self._read_sums(full)
+            self.skips.look()
+        if last or self._is_due(done):
+            self.save(done)
+
+    def save(self, done: int, milestone: bool = False) -> None:
+        """Look at what the first process would save."""
+        self.skips.look()
+        self.skips.spoilt |= not self._is_finite()
+
+    def record(self, kind: str, step: int, **values: Any) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing was opened."""

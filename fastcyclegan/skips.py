@@ -11,6 +11,7 @@ from fastcyclegan.config import TrainConfig
 from fastcyclegan.files import write_atomic
 from fastcyclegan.models.weights import network_bytes, tensors_to_bytes
 from fastcyclegan.runs.folder import RunFolder
+from fastcyclegan.steps.gate import Skipped
 from fastcyclegan.systems import System
 from fastcyclegan.version import __version__
 
@@ -46,13 +47,18 @@ class Skips:
         return self.spoilt or self.in_a_row >= self.config.max_skips
 
     def batch(self, step: int) -> tuple[torch.Tensor, ...]:
-        """The images of ``step``."""
+        """The images of ``step``, in one of several processes its own."""
         return self.system.sampler.batch(step + self.offset)
+
+    def look(self) -> Skipped:
+        """What was skipped since the last reading; one host sync."""
+        found = self.system.model.gate.read()
+        self.in_a_row = found.in_a_row
+        return found
 
     def read(self, done: int) -> Iterator[dict[str, Any]]:
         """Events of what was skipped since the last reading, of ``done`` steps; one host sync."""
-        found = self.system.model.gate.read()
-        self.in_a_row = found.in_a_row
+        found = self.look()
         steps = [number // self.config.batch_size for number in found.numbers]
         for step in steps:
             event = {"step": step + 1, "event": "skipped", "names": self._names(step)}
@@ -107,7 +113,7 @@ class Skips:
 
     def load(self, state: dict[str, int]) -> None:
         """Put back what :meth:`state` returned. Raises KeyError."""
-        self.in_a_row, self.offset = state["in_a_row"], state["offset"]
+        self.in_a_row, self.offset, self.spoilt = state["in_a_row"], state["offset"], False
         self.system.model.gate.load(self.in_a_row)
 
     def _names(self, step: int) -> dict[str, list[str]]:
@@ -127,7 +133,8 @@ class Skips:
             "not_finite": self.culprits() if exact else None,
             "train": asdict(self.config),
         }
-        images = dict(zip(about["names"], self.batch(step), strict=True))
+        batch = self.system.sampler.batch(step + self.offset, whole=True)
+        images = dict(zip(about["names"], batch, strict=True))
         files = {"images.safetensors": tensors_to_bytes(images, {"step": str(step)})}
         if exact:
             networks = self.system.model.networks

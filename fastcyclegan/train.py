@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastcyclegan import command
 from fastcyclegan.config import (
@@ -11,49 +13,83 @@ from fastcyclegan.config import (
     ONLY_OF,
     TrainConfig,
     generator_depth,
+    has_batch_norm,
     profile_window,
 )
 from fastcyclegan.errors import UserError
+from fastcyclegan.launch import Launch
 from fastcyclegan.options import check_ranges, parse_explicit
 from fastcyclegan.presets import apply_preset, blame, listing, told
 from fastcyclegan.runs.folder import require_place, valid_name
 from fastcyclegan.scores import OF_FEATURES, OF_PAIRS
 from fastcyclegan.trackers import find_tracker
 
+if TYPE_CHECKING:
+    from fastcyclegan.distributed import Ranks
+
 PROG = "python -m fastcyclegan.train"
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv``, train, and return the exit code."""
+    launch, timeout = Launch.of(), TrainConfig.dist_timeout
+    try:
+        config, _ = _options(argv, launch)
+    except UserError:
+        if launch.world == 1:
+            raise
+    else:
+        timeout = config.dist_timeout
+        if config.list_presets:
+            print(listing())
+            return command.DONE
+    from fastcyclegan.distributed import joined
+
+    with joined(launch, timeout) as ranks:
+        # once more, as all must know of it if the options of one are bad
+        config, explicit = ranks.together(partial(_options, argv, launch))
+        return _train(config, explicit, launch, ranks)
+
+
+def _options(argv: Sequence[str], launch: Launch) -> tuple[TrainConfig, frozenset[str]]:
+    """The options as given, and the names of those that ``argv`` set. Raises UserError."""
     config, explicit = parse_explicit(TrainConfig, PROG, __doc__.partition(":")[0] + ".", argv)
-    if config.list_presets:
-        print(listing())
-        return command.DONE
-    model = _resolve(config, explicit).model
+    if not config.list_presets:
+        _resolve(config, explicit)
+    if config.dry_run and launch.world > 1:
+        raise UserError("--dry_run is about one process: leave torchrun out")
+    return config, explicit
+
+
+def _train(config: TrainConfig, explicit: frozenset[str], launch: Launch, ranks: "Ranks") -> int:
     from rich.console import Console
 
-    from fastcyclegan.device import resolve_device
+    from fastcyclegan.device import own_device
     from fastcyclegan.dry_run import dry_run
     from fastcyclegan.training import train
 
-    console = Console(highlight=False, markup=False)
-    device = resolve_device(config.device)
+    console = Console(highlight=False, markup=False, quiet=not ranks.first)
+    device = ranks.together(partial(own_device, config.device, launch))
     toy = (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None)
     if toy and config.preset is None and device.type == "cpu":
+        model = _resolve(config, explicit).model
         config = replace(config, preset={"cycle_gan": "small", "dcgan": "dcgan_small"}[model])
         console.print(
             f"no --dataroot and no GPU: using --preset {config.preset} (--help lists all options)"
         )
     if config.preset:
         console.print(told(config, explicit), soft_wrap=True)
-    config = _resolve(config, explicit)
+    config = ranks.together(partial(_resolve, config, explicit))
     if config.init_from:
         from fastcyclegan.systems import SYSTEMS
 
-        config, adopted = SYSTEMS[config.model].adopt(config, explicit)
+        adopt = partial(SYSTEMS[config.model].adopt, config, explicit)
+        config, adopted = ranks.together(adopt)
         console.print(adopted, soft_wrap=True)
-        check(config)
-    return (dry_run if config.dry_run else train)(config, device, console)
+        ranks.together(partial(check, config))
+    if config.dry_run:
+        return dry_run(config, device, console)
+    return train(config, device, console, ranks)
 
 
 def _resolve(config: TrainConfig, explicit: frozenset[str]) -> TrainConfig:
@@ -88,6 +124,10 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"--load_size {config.load_size} is smaller than --crop_size {config.crop_size}"
         )
+    if config.sync_bn and not has_batch_norm(config):
+        raise UserError(f"--sync_bn: with --norm {config.norm} there is none; leave it out")
+    if config.sync_bn and config.gan_mode == "wgangp":
+        raise UserError("--sync_bn: --gan_mode wgangp would differentiate it twice; choose one")
     if config.fit_schedule and config.steps is None:
         raise UserError("--fit_schedule needs --steps: the number of steps to fit into")
     if config.n_epochs + config.n_epochs_decay == 0:

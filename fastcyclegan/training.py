@@ -1,6 +1,8 @@
 """The training itself: data, networks, run folder, then one loop over the steps."""
 
-from dataclasses import asdict
+import os
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,68 +12,57 @@ from rich.console import Console
 from fastcyclegan.command import DONE, NOT_FINITE, NOT_SAVED, OUT_OF_MEMORY, Stop
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.images import one_line
-from fastcyclegan.device import resolve_precision
+from fastcyclegan.distributed import ALONE, Ranks
 from fastcyclegan.errors import UserError
 from fastcyclegan.feed import Feed
 from fastcyclegan.files import printable
-from fastcyclegan.memory import keep_freed_memory
+from fastcyclegan.launch import Launch
 from fastcyclegan.out_of_memory import explain
-from fastcyclegan.profiling import Profiler, check_profiling
-from fastcyclegan.recorder import Recorder
+from fastcyclegan.preparation import prepare, sharing
+from fastcyclegan.profiling import Profiler
+from fastcyclegan.recorder import Bystander, Recorder
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder, differences, open_run
-from fastcyclegan.runs.identity import digest_of, identity, machine
+from fastcyclegan.runs.identity import digest_of, machine
 from fastcyclegan.runs.progress import Progress
 from fastcyclegan.runs.signals import StopRequest
 from fastcyclegan.steps.capture import CudaGraphs
-from fastcyclegan.steps.compilation import compile_model, missing_compiler, require_kernels
+from fastcyclegan.steps.compilation import compile_model, missing_compiler
 from fastcyclegan.steps.schedule import Plateau, Schedule
-from fastcyclegan.steps.state import load_train_state
-from fastcyclegan.systems import System, make_system
+from fastcyclegan.steps.state import load_train_state, train_state
+from fastcyclegan.systems import System
 from fastcyclegan.version import __version__
 
 SIGNAL_EXIT = 128
+# Where nothing can be read or written.
+NO_FOLDER = RunFolder(Path(os.devnull))
 
 
-def train(config: TrainConfig, device: torch.device, console: Console) -> int:
+def train(config: TrainConfig, device: torch.device, console: Console, ranks: Ranks = ALONE) -> int:
     """Run the training that ``config`` describes, or go on with it; return the exit code.
+
+    Of several processes, ``ranks``, each calls this with a device of its own.
 
     Raises:
         UserError: something named by the options cannot be used.
     """
-    _check_device(config, device)
-    precision = resolve_precision(config.precision, device)
-    torch.use_deterministic_algorithms(config.deterministic)
-    if device.type == "cpu":
-        keep_freed_memory()
-    system = make_system(config, device, precision, partial(console.print, soft_wrap=True))
-    if config.cuda_graph == "on" and system.uncapturable:
-        raise UserError(f"--cuda_graph on: {system.uncapturable}; leave it out")
-    schedule = Schedule.of(config, system.sampler.epoch_length)
-    check_profiling(config, device, schedule.total_steps)
-    options = identity(config, system.images.digest, precision.name)
+    say = partial(console.print, soft_wrap=True)
+    system, schedule, options = prepare(config, device, say, ranks)
     place, digest = Path(config.checkpoints_dir), digest_of(options)
-    folder = open_run(place, config.name, digest, config.resume, options, config.resume_force)
-    with folder.locked():
-        return Run(config, folder, system, schedule, options, console).loop()
+    resume = "auto" if Launch.of().restarts else config.resume
+    with ExitStack() as held:
 
+        def opened() -> RunFolder:
+            folder = open_run(place, config.name, digest, resume, options, config.resume_force)
+            held.enter_context(folder.locked())
+            return folder
 
-def _check_device(config: TrainConfig, device: torch.device) -> None:
-    """Raise UserError if an option asks for what ``device`` cannot do."""
-    if config.cuda_graph == "on" and device.type != "cuda":
-        raise UserError(f"--cuda_graph on: {device} has no CUDA graphs; leave it out")
-    joint = config.model == "cycle_gan" and config.updates == "joint"
-    if config.twin_streams and not (joint and device.type == "cuda"):
-        raise UserError("--twin_streams is for CycleGAN's joint updates on a GPU; leave it out")
-    if config.impl == "fused":
-        require_kernels(device, "--impl reference")
-        return
-    reflects = config.model == "cycle_gan" and config.netG.startswith("resnet")
-    if config.deterministic and device.type == "cuda" and reflects:
-        raise UserError(
-            "--deterministic: on a GPU torch has no deterministic gradient of the reflection "
-            "padding that --impl reference uses; leave one of the two out, or use --device cpu"
-        )
+        if ranks.first:
+            folder = ranks.together(opened)
+            return Run(config, folder, system, schedule, options, console).loop()
+        ranks.together(lambda: None)
+        config = replace(config, track=None, profile=None, profile_steps=None)
+        return Member(config, NO_FOLDER, system, schedule, options, console).loop()
 
 
 class Run:
@@ -89,10 +80,12 @@ class Run:
         self.config, self.folder, self.system = config, folder, system
         self.options = options
         self.device, self.model, self.schedule = system.device, system.model, schedule
+        self.ranks = system.ranks
         self.console, self.say = console, partial(console.print, soft_wrap=True)
         self.total = schedule.total_steps
         self.plateau = Plateau(config.lr) if config.lr_policy == "plateau" else None
-        self.recorder = Recorder(config, folder, system, schedule, self.plateau, self.say)
+        recorder = Recorder if self.ranks.first else Bystander
+        self.recorder = recorder(config, folder, system, schedule, self.plateau, self.say)
         self.skips = self.recorder.skips
 
     def loop(self) -> int:
@@ -101,11 +94,11 @@ class Run:
         Raises:
             Stop: the losses or weights are not finite, or the last checkpoint was not saved.
         """
-        first = self._resume()
+        first = self._in_step(self.ranks.together(self._resume))
         if first >= self.total:
             return self._is_finished(first)
-        profiler = self._profiler(first)
-        self._begin(first)
+        profiler = self.ranks.together(partial(self._profiler, first))
+        self.ranks.together(partial(self._begin, first))
         self._compile()
         with StopRequest() as stop, Progress(self.total, first, self.console) as progress, profiler:
             self.recorder.start(first, progress)
@@ -133,10 +126,11 @@ class Run:
             if step == first:
                 self._first_step()
             step += 1
-            if stop.signum and step < self.total:
-                return self._stop(step, stop.signum)
+            signum = self.ranks.loudest(stop.signum)
+            if signum and step < self.total:
+                return self._stop(step, signum)
             if self.skips.too_many:
-                step = self._go_back(step)
+                step = self._in_step(self.ranks.together(partial(self._go_back, step)))
                 take.go_to(step)
         recorder.settle()
         return self._finish()
@@ -191,10 +185,22 @@ class Run:
             for name, net in self.model.networks.items():
                 net.load_state_dict(weights[name])
             load_train_state(self.model, tensors)
-            self.recorder.load(tensors, state)
+            self.recorder.load(tensors["metrics/sums"], state)
         except (KeyError, RuntimeError) as problem:
             reason = one_line(str(problem))
             raise UserError(f"{path} does not fit these options: {reason}") from None
+        return step
+
+    def _in_step(self, step: int) -> int:
+        """Bring all processes to where the first one is after ``step`` steps; returns those."""
+        if not self.ranks.many:
+            return step
+        step, state = self.ranks.told((step, self.recorder.state()))
+        networks = self.model.networks.values()
+        self.ranks.spread(x for net in networks for x in net.state_dict().values())
+        self.ranks.spread([*train_state(self.model).values(), self.recorder.sums])
+        self.model.refresh_weights()
+        self.recorder.load(self.recorder.sums, state)
         return step
 
     def _go_back(self, done: int) -> int:
@@ -258,6 +264,8 @@ class Run:
             f"{self.system.title}, {self.system.precision.name} on {self.device}, "
             f"{self.total} steps of batch {config.batch_size}; run folder {printable(folder.root)}"
         )
+        for line in sharing(config, self.ranks):
+            self.say(line)
 
     def _compile(self) -> None:
         config = self.config
@@ -309,4 +317,26 @@ class Run:
         self.say(f"done: weights in {root}/weights, previews in {root}/previews")
         self.say(f"all of it on one page: {root}/report.html")
         self.say(self.system.advice(root))
+        return DONE
+
+
+class Member(Run):
+    """All processes but the first one: the same steps, and no file."""
+
+    def _resume(self) -> int:
+        return 0
+
+    def _go_back(self, done: int) -> int:
+        return 0
+
+    def _begin(self, first: int) -> None:
+        pass
+
+    def _is_finished(self, first: int) -> int:
+        return DONE
+
+    def _stop(self, done: int, signum: int) -> int:
+        return SIGNAL_EXIT + signum
+
+    def _finish(self) -> int:
         return DONE

@@ -19,14 +19,15 @@ DISTRIBUTION_OF = {"PIL": "pillow"}
 
 # A module may import from floors with a higher number, and from its own unit.
 FLOORS = {name: 0 for name in COMMANDS}
-FLOORS |= {"training": 1, "dry_run": 1, "translation": 1, "recorder": 2, "feed": 2, "profiling": 2}
+FLOORS |= {"training": 1, "dry_run": 1, "translation": 1, "recorder": 2, "feed": 2, "profiling": 3}
 FLOORS |= {"diagnosis": 1, "skips": 3, "judge": 3, "out_of_memory": 3, "systems": 4, "command": 4}
-FLOORS |= {"runs": 5, "steps": 5, "op_checks": 6}
+FLOORS |= {"preparation": 2, "runs": 5, "steps": 5, "op_checks": 6}
 FLOORS |= {"models": 6, "data": 6, "device": 6, "memory": 6, "kernels": 7}
+FLOORS |= {"distributed": 8}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
 FREE = ("errors", "options", "config", "jz_options", "files", "pixel_range", "presets")
-FREE += ("scores", "trackers", "version")
+FREE += ("launch", "scores", "trackers", "version")
 # The units that may use a third-party package; what is not named here may be used in all.
 ONLY_IN = {
     "onnxruntime": {"export"},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastcyclegan import load_generator, training
+from fastcyclegan import load_generator, preparation, training
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.errors import UserError
 from fastcyclegan.runs.checkpoint import latest_checkpoint
@@ -157,13 +157,13 @@ def test_what_a_gpu_run_needs(monkeypatch):
     gpu, reference = torch.device("cuda:0"), TrainConfig(impl="reference", deterministic=True)
     monkeypatch.setattr(compilation, "missing_compiler", lambda device: "no C compiler found")
     with pytest.raises(UserError, match=r"no C compiler found, .* use --impl reference"):
-        training._check_device(TrainConfig(), gpu)
+        preparation._check_device(TrainConfig(), gpu)
     with pytest.raises(UserError, match=r"--deterministic: .* that --impl reference uses"):
-        training._check_device(reference, gpu)
-    training._check_device(replace(reference, netG="unet_128"), gpu)
-    training._check_device(reference, torch.device("cpu"))
+        preparation._check_device(reference, gpu)
+    preparation._check_device(replace(reference, netG="unet_128"), gpu)
+    preparation._check_device(reference, torch.device("cpu"))
     monkeypatch.setattr(compilation, "missing_compiler", lambda device: None)
-    training._check_device(TrainConfig(deterministic=True), gpu)
+    preparation._check_device(TrainConfig(deterministic=True), gpu)
 
 
 @pytest.mark.cuda

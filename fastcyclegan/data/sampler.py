@@ -48,6 +48,7 @@ class ImageSampler:
         serial: no shuffling.
         seed: any integer; its low 32 bits are used.
         device, dtype, pixel_range: of the batches.
+        part: (i, n): :meth:`batch` is the i-th, from 0, of n equal parts of each batch.
         data_on: where the images are kept: "device", "host", or "auto", which is the device if
             they fit into half of its free memory.
 
@@ -68,11 +69,13 @@ class ImageSampler:
         dtype: torch.dtype = torch.float32,
         pixel_range: str = "tanh",
         data_on: str = "auto",
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if data_on not in DATA_ON:
             raise UserError(f"--data_on {data_on}: want one of {', '.join(DATA_ON)}")
         self.batch_size, self.crop_size, self.flip = batch_size, crop_size, flip
         self.serial, self.seed = serial, seed
+        self._part = slice(*(batch_size * i // part[1] for i in (part[0], part[0] + 1)))
         self.dtype = dtype
         self._range = PIXEL_RANGES[pixel_range][:2]
         self.device = torch.empty(0, device=device).device
@@ -158,7 +161,7 @@ class ImageSampler:
         return torch.arange(first, first + self.batch_size, device=self._draws_on)
 
     def indices(self, step: int) -> tuple[Tensor, ...]:
-        """The images of batch ``step``: a (batch_size,) int64 tensor on the CPU per domain."""
+        """The images of all of batch ``step``: (batch_size,) int64 on the CPU per domain."""
         return tuple(windows[0].cpu() for windows in self._draw(self._numbers(step)))
 
     def numbers(self, step: int) -> Tensor:
@@ -169,23 +172,24 @@ class ImageSampler:
         first = step * self.batch_size
         return torch.arange(first, first + self.batch_size, device=self.device)
 
-    def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Batch number ``step`` (from 0).
+    def batch(self, step: int, whole: bool = False) -> tuple[Tensor, ...]:
+        """Batch number ``step`` (from 0): this sampler's part of it, or the ``whole``.
 
         Returns:
-            For each domain (batch_size, C, h, w) of ``dtype`` in ``pixel_range``, channels_last, on
+            For each domain (N, C, h, w) of ``dtype`` in ``pixel_range``, channels_last, on
             ``device``. The host does not wait for the device.
         """
-        return self.at(self._numbers(step))
+        numbers = self._numbers(step)
+        return self.at(numbers if whole else numbers[self._part])
 
     def at(self, number: Tensor) -> tuple[Tensor, ...]:
-        """The images with the running numbers ``number``, all of one batch that is prepared.
+        """The images with the running numbers ``number``, of one batch that is prepared.
 
         Where the sampler is :attr:`resident`, this is nothing but work of the device, which a CUDA
         graph can capture, and ``number`` may lie there and change between replays.
 
         Args:
-            number: (batch_size,) int64.
+            number: (N,) int64.
         """
         cut = []
         for domain, windows in enumerate(self._draw(number)):

@@ -103,9 +103,13 @@ def survey_domains(config: TrainConfig) -> Survey:
 
 
 def make_sampler(
-    config: TrainConfig, images: TrainingSet, device: torch.device, dtype: torch.dtype
+    config: TrainConfig,
+    images: TrainingSet,
+    device: torch.device,
+    dtype: torch.dtype,
+    part: tuple[int, int] = (0, 1),
 ) -> ImageSampler:
-    """The stream of training batches, in ``dtype`` on ``device``."""
+    """The stream of training batches, or of a ``part`` of each, in ``dtype`` on ``device``."""
     return ImageSampler(
         images.set_A,
         images.set_B,
@@ -118,6 +122,7 @@ def make_sampler(
         dtype=dtype,
         pixel_range=config.pixel_range,
         data_on=config.data_on,
+        part=part,
     )
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from fastcyclegan.kernels.batch_norm import batch_norm
 from fastcyclegan.kernels.instance_norm import instance_norm
 from fastcyclegan.kernels.reflection_pad import pad_ref, reflection_pad
+from fastcyclegan.kernels.sync_batch_norm import sync_batch_norm
 
 NORMS = ("instance", "batch", "none")
 SLOPE = 0.2
@@ -26,6 +27,7 @@ class Layer(NamedTuple):
         mean, var: (C,) running statistics of a batch norm, updated in place in training.
         impl: of the fused ops: ``ref``, ``triton``, or None for Triton on CUDA alone.
         weighed: see :func:`fastcyclegan.models.weighed.convolve`; a discriminator's.
+        sync: whether a batch norm in training is over the images of all processes.
     """
 
     weight: torch.Tensor
@@ -37,6 +39,7 @@ class Layer(NamedTuple):
     var: torch.Tensor | None = None
     impl: str | None = None
     weighed: int | None = None
+    sync: bool = False
 
 
 def normalise(
@@ -69,9 +72,7 @@ def normalise(
         affine = {"weight": layer.scale, "bias": layer.shift, "impl": layer.impl}
         return instance_norm(x, act=act, slope=SLOPE, eps=EPS, **around, **affine)
     if layer.norm == "batch":
-        tensors = (layer.scale, layer.shift, layer.mean, layer.var)
-        how = {"training": training, "momentum": MOMENTUM, "eps": EPS, "impl": layer.impl}
-        x, act = batch_norm(x, *tensors, **how, act=act, slope=SLOPE), "none"
+        x, act = _batch_norm(x, layer, act, training), "none"
     if act == "relu":
         x = torch.relu(x)
     elif act == "leaky_relu":
@@ -79,6 +80,14 @@ def normalise(
     if residual is not None:
         x = torch.relu(x + residual) if residual_relu else x + residual
     return reflection_pad(x, pad, impl=layer.impl) if pad else x
+
+
+def _batch_norm(x: torch.Tensor, layer: Layer, act: str, training: bool) -> torch.Tensor:
+    tensors = layer.scale, layer.shift, layer.mean, layer.var
+    how = {"momentum": MOMENTUM, "eps": EPS, "impl": layer.impl, "act": act, "slope": SLOPE}
+    if layer.sync and training:
+        return sync_batch_norm(x, *tensors, **how)
+    return batch_norm(x, *tensors, training=training, **how)
 
 
 def pad_image(x: torch.Tensor, pad: int, padding: str, layer: Layer) -> torch.Tensor:

@@ -46,6 +46,7 @@ class Network(nn.Module):
             module itself always uses PIECES.
         impl: of the fused ops: ``ref``, ``triton``, or None for Triton on CUDA alone. Triton's have
             no second derivative.
+        sync_bn: whether batch norms in training are over the images of all processes.
         arch: as given.
         norm_keys: where norms stand, by state_dict prefix, with or without parameters.
         multiple: pixels; heights and widths must be multiples of this.
@@ -73,6 +74,7 @@ class Network(nn.Module):
             raise ValueError(f"pixel_range={self.pixel_range!r}: not one of {known}")
         self.pieces = self.PIECES
         self.impl: str | None = None
+        self.sync_bn = False
         self.norm_keys: set[str] = set()
         self._units: list[tuple[str, str | None]] = []
 
@@ -185,7 +187,7 @@ class Network(nn.Module):
         if norm_key is None:
             return Layer(*convolution, impl=self.impl)
         tensors = (named.get(f"{norm_key}.{x}") for x in _BATCH_NORM)
-        return Layer(*convolution, self.norm, *tensors, self.impl)
+        return Layer(*convolution, self.norm, *tensors, self.impl, sync=self.sync_bn)
 
     def _compute(self, x: torch.Tensor, layers: Sequence[Layer], pieces: Pieces) -> torch.Tensor:
         raise NotImplementedError

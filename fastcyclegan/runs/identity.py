@@ -24,6 +24,8 @@ _NOT_IDENTITY = frozenset(
         "n_epochs_decay",
         "steps",
         "device",
+        "dist_timeout",
+        "sync_bn",
         "data_on",
         "num_threads",
         "compile",

@@ -28,12 +28,12 @@ from typing import ClassVar
 
 import torch
 
+from fastcyclegan.distributed import ALONE, Ranks
 from fastcyclegan.kernels.philox import MIX_A, MIX_B, POOL_A, POOL_B, philox_ref, uniform
 from fastcyclegan.models import Network
 from fastcyclegan.steps.losses import NAMES, gan_loss, gradient_penalty, l1_loss
 from fastcyclegan.steps.model import Model
-from fastcyclegan.steps.model import gradients as gradients_of
-from fastcyclegan.steps.pool import ImagePool, VariedImagePool
+from fastcyclegan.steps.pool import make_pool
 from fastcyclegan.steps.sets import apply_sets, judge_sets
 from fastcyclegan.steps.twins import Twins
 
@@ -66,6 +66,7 @@ class CycleGAN(Model):
         networks: G_A, G_B, D_A, D_B, on the training device.
         settings: the losses' weights and so on.
         shape_A, shape_B: (C, H, W) of the images of both domains; H and W are 0 where they vary.
+        ranks: the processes that share each batch; every one has all of both pools.
 
     Attributes:
         generator_losses, discriminator_losses: the functions of these names, or compiled ones.
@@ -81,8 +82,9 @@ class CycleGAN(Model):
         settings: Settings,
         shape_A: tuple[int, int, int],
         shape_B: tuple[int, int, int],
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(networks, settings.lr, settings.beta1, settings.dtype)
+        super().__init__(networks, settings.lr, settings.beta1, settings.dtype, ranks)
         self.settings = settings
         self.twins = Twins(self.device, settings.twin_streams)
         if settings.gan_mode == "wgangp":
@@ -90,10 +92,11 @@ class CycleGAN(Model):
             for name in DISCRIMINATORS:
                 networks[name].impl = "ref"
         self.generator_losses, self.discriminator_losses = generator_losses, discriminator_losses
+        common = settings.dtype, self.device, settings.seed
         # a fake of B has the height and width of the A that it was made from
         self.pools = {
-            "A": _pool(settings, (shape_A[0], *shape_B[1:]), self.device, POOL_A),
-            "B": _pool(settings, (shape_B[0], *shape_A[1:]), self.device, POOL_B),
+            "A": make_pool(settings.pool_size, (shape_A[0], *shape_B[1:]), *common, POOL_A),
+            "B": make_pool(settings.pool_size, (shape_B[0], *shape_A[1:]), *common, POOL_B),
         }
 
     @property
@@ -101,6 +104,17 @@ class CycleGAN(Model):
         """With wgangp the discriminators: compiled code has no second derivative."""
         penalty = self.settings.gan_mode == "wgangp"
         return frozenset((*DISCRIMINATORS, "discriminator_losses") if penalty else ())
+
+    def pooled(self, number: torch.Tensor, **fakes: torch.Tensor) -> list[torch.Tensor]:
+        """What the pools make of ``fakes`` of a batch, by domain; each process gives its own.
+
+        ``number``: (N,) int64, the running numbers of the whole batch.
+        """
+        everyones = {domain: self.ranks.gather(fake.detach()) for domain, fake in fakes.items()}
+        return [
+            self.ranks.own(self.pools[domain].query(images.wait(), number))
+            for domain, images in everyones.items()
+        ]
 
     def put_back(self) -> None:
         """Undo what the step did to the pools, where the gate is shut."""
@@ -122,14 +136,6 @@ class CycleGAN(Model):
             pool.load({k.removeprefix(own): x for k, x in tensors.items() if k.startswith(own)})
 
 
-def _pool(
-    settings: Settings, shape: tuple[int, int, int], device: torch.device, stream: int
-) -> ImagePool | VariedImagePool:
-    if settings.pool_size and 0 in shape:
-        return VariedImagePool(settings.pool_size, settings.seed, stream, device)
-    return ImagePool(settings.pool_size, shape, settings.dtype, device, settings.seed, stream)
-
-
 def fused_step(
     model: CycleGAN, real_A: torch.Tensor, real_B: torch.Tensor, number: torch.Tensor
 ) -> torch.Tensor:
@@ -141,7 +147,8 @@ def fused_step(
     Args:
         model: changed in place.
         real_A, real_B: (N, C, H, W) in the compute dtype, channels_last.
-        number: (N,) int64, the running numbers of the images in the training.
+        number: (N,) int64, the running numbers of the batch's images in the training; of several
+            processes each has only its own of these images.
 
     Returns:
         (8,) losses in the order of ``losses.NAMES``, on the device; an unused idt is 0.
@@ -151,20 +158,15 @@ def fused_step(
     with model.phase("G_forward"):
         losses, *fakes = model.generator_losses(model, weights, real_A, real_B)
     with model.phase("pool"):
-        pairs = zip(model.pools.values(), fakes, strict=True)
-        pooled = [pool.query(fake.detach(), number) for pool, fake in pairs]
+        pooled = model.pooled(number, A=fakes[0], B=fakes[1])
     with model.phase("D_forward"):
         judged = model.discriminator_losses(model, weights, (real_A, real_B), pooled, fakes)
         if model.settings.gan_mode == "wgangp":
             judged = _with_penalty(model, judged, weights, (real_A, real_B), pooled, number)
     with model.phase("D_backward"):
-        by = [*(weights[name] for name in DISCRIMINATORS), fakes]
-        *gradients, of_fakes = gradients_of(sum(judged.values()), by)
-    model.set_gradients("D", gradients)
+        of_fakes = model.gradients["D"].take(sum(judged.values()), also=fakes)
     with model.phase("G_backward"):
-        outputs = [sum(losses.values()), *fakes]
-        gradients = gradients_of(outputs, [weights[n] for n in GENERATORS], [None, *of_fakes])
-    model.set_gradients("G", gradients)
+        model.gradients["G"].take([sum(losses.values()), *fakes], [None, *of_fakes])
     return _update(model, losses | judged, number)
 
 
@@ -242,7 +244,7 @@ def reference_step(
     for name, real, domain in (("D_A", real_B, "B"), ("D_B", real_A, "A")):
         D = model.networks[name]
         with phase("pool"):
-            pooled = model.pools[domain].query(fakes[domain], number)
+            (pooled,) = model.pooled(number, **{domain: fakes[domain]})
         with phase("D_forward"):
             losses[name] = 0.5 * (gan_loss(D(real), True, mode) + gan_loss(D(pooled), False, mode))
             if mode == "wgangp":
@@ -323,14 +325,13 @@ def penalty(
 ) -> torch.Tensor:
     """The gradient penalty of discriminator ``name``; the mixture is drawn by image number."""
     stream = {"D_A": MIX_B, "D_B": MIX_A}[name]
-    share = uniform(philox_ref(model.settings.seed, stream, number)[0])
+    share = uniform(philox_ref(model.settings.seed, stream, model.ranks.own(number))[0])
     return gradient_penalty(judge, real, pooled, share, model.settings.pixel_range)
 
 
 def _update(model: CycleGAN, losses: Losses, number: torch.Tensor) -> torch.Tensor:
     """Both Adam steps, or nothing if the gate finds what is not finite; the losses as a row."""
-    row = as_row(losses)
-    model.move(row, "G", "D")
+    row = model.move(as_row(losses), "G", "D")
     model.end_step(number)
     return row
 

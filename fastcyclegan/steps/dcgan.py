@@ -19,10 +19,11 @@ from typing import ClassVar
 
 import torch
 
+from fastcyclegan.distributed import ALONE, Ranks
 from fastcyclegan.kernels.philox import NOISE, normal_ref
 from fastcyclegan.models import Network
 from fastcyclegan.steps.losses import at_least_fp32, gan_loss
-from fastcyclegan.steps.model import Model, gradients
+from fastcyclegan.steps.model import Model
 from fastcyclegan.steps.optimiser import moments
 
 # D and G are losses; the others are mean probabilities, as pytorch/examples prints them: of real
@@ -50,6 +51,7 @@ class DCGAN(Model):
     Args:
         networks: G and D, and with ``ema`` G_ema, on the training device.
         settings: the learning rate and so on.
+        ranks: the processes that share each batch.
 
     Attributes:
         generate, discriminator_loss, generator_loss: the functions of these names, or compiled
@@ -59,8 +61,10 @@ class DCGAN(Model):
     OWNERS: ClassVar[Mapping[str, tuple[str, ...]]] = {"G": ("G",), "D": ("D",)}
     PHASES: ClassVar[tuple[str, ...]] = ("generate", "discriminator_loss", "generator_loss")
 
-    def __init__(self, networks: dict[str, Network], settings: Settings) -> None:
-        super().__init__(networks, settings.lr, settings.beta1, settings.dtype)
+    def __init__(
+        self, networks: dict[str, Network], settings: Settings, ranks: Ranks = ALONE
+    ) -> None:
+        super().__init__(networks, settings.lr, settings.beta1, settings.dtype, ranks)
         self.settings = settings
         self.generate = generate
         self.discriminator_loss, self.generator_loss = discriminator_loss, generator_loss
@@ -74,9 +78,12 @@ class DCGAN(Model):
         return [tensor.detach() for tensor in changed]
 
     def noise(self, number: torch.Tensor) -> torch.Tensor:
-        """(N, nz, 1, 1) in the compute dtype, for images of the running numbers (N,) int64."""
+        """(N, nz, 1, 1) in the compute dtype, for a batch of the running numbers (N,) int64.
+
+        Of several processes each has its own part of that.
+        """
         nz = self.networks["G"].arch["nz"]
-        z = normal_ref(self.settings.seed, NOISE, number, nz)
+        z = normal_ref(self.settings.seed, NOISE, self.ranks.own(number), nz)
         return z.to(self.settings.dtype)[..., None, None]
 
 
@@ -86,7 +93,8 @@ def fused_step(model: DCGAN, real: torch.Tensor, number: torch.Tensor) -> torch.
     Args:
         model: changed in place.
         real: (N, C, H, W) in the compute dtype, channels_last.
-        number: (N,) int64, the running numbers of the images in the training.
+        number: (N,) int64, the running numbers of the batch's images in the training; of several
+            processes each has only its own of these images.
 
     Returns:
         (5,) in the order of NAMES, on the device.
@@ -98,13 +106,13 @@ def fused_step(model: DCGAN, real: torch.Tensor, number: torch.Tensor) -> torch.
     with model.phase("D_forward"):
         values = model.discriminator_loss(model, of_D.copies, real, fake.detach())
     with model.phase("D_backward"):
-        model.set_gradients("D", gradients(values["D"], [of_D.copies]))
-    model.move(values["D"].detach(), "D")
+        model.gradients["D"].take(values["D"])
+    values = _move(model, "D", values)
     with model.phase("G_forward"):
-        values |= model.generator_loss(model, of_D.detached(), fake)
+        of_fake = model.generator_loss(model, of_D.detached(), fake)
     with model.phase("G_backward"):
-        model.set_gradients("G", gradients(values["G"], [of_G.copies]))
-    return _finish(model, values, number)
+        model.gradients["G"].take(of_fake["G"])
+    return _finish(model, values | _move(model, "G", of_fake), number)
 
 
 def generate(model: DCGAN, weights: Copies, z: torch.Tensor) -> torch.Tensor:
@@ -148,24 +156,29 @@ def reference_step(model: DCGAN, real: torch.Tensor, number: torch.Tensor) -> to
         loss_fake.backward()
     values = {"D": loss_real + loss_fake}
     values |= {"D_x": _probability(on_real), "D_G_z1": _probability(on_fake)}
-    model.move(values["D"].detach(), "D")
+    values = _move(model, "D", values)
     with phase("G_forward"):
         logits = D(fake)
-        values |= {"G": gan_loss(logits, True, _MODE), "D_G_z2": _probability(logits)}
+        of_fake = {"G": gan_loss(logits, True, _MODE), "D_G_z2": _probability(logits)}
     with phase("G_backward"):
-        values["G"].backward()
-    return _finish(model, values, number)
+        of_fake["G"].backward()
+    return _finish(model, values | _move(model, "G", of_fake), number)
 
 
 STEPS = {"fused": fused_step, "reference": reference_step}
 
 
+def _move(model: DCGAN, which: str, values: Values) -> Values:
+    """Adam's step of one network, unless the gate is shut; ``values`` of the whole batch."""
+    row = model.move(torch.stack([value.detach() for value in values.values()]), which)
+    return dict(zip(values, row, strict=True))
+
+
 def _finish(model: DCGAN, values: Values, number: torch.Tensor) -> torch.Tensor:
-    """G's Adam step, the average behind it, and the end of the step; what it has to say."""
-    model.move(values["G"].detach(), "G")
+    """The average behind G's step, and the end of the step; what it has to say."""
     _follow(model, number)
     model.end_step(number)
-    return torch.stack([values[name].detach() for name in NAMES])
+    return torch.stack([values[name] for name in NAMES])
 
 
 @torch.no_grad()

@@ -33,14 +33,18 @@ class Gate:
     Args:
         optimisers: those of the step; where the gate is shut their steps do nothing.
         device: of their parameters.
+        summed: how many processes' gradients are summed up in those that are judged; what they
+            become is the mean.
 
     Attributes:
         shut: 0-D fp32, 1 if the last step was not finite, else 0.
     """
 
-    def __init__(self, optimisers: Iterable[torch.optim.Optimizer], device: torch.device) -> None:
+    def __init__(
+        self, optimisers: Iterable[torch.optim.Optimizer], device: torch.device, summed: int = 1
+    ) -> None:
         self.shut = torch.zeros((), device=device)
-        self._one = torch.ones((), device=device)
+        self._scale = torch.full((), 1 / summed, device=device)
         # skipped since the last reading, skipped in a row, then the numbers
         self._record = torch.zeros(2 + LISTED, dtype=torch.int64, device=device)
         self._slots = torch.arange(LISTED, device=device)
@@ -59,9 +63,9 @@ class Gate:
     def judge(self, losses: torch.Tensor, masters: Iterable[torch.Tensor]) -> None:
         """Shut the gate if one of the losses or of the gradients of ``masters`` is not finite."""
         self.shut.copy_(torch.maximum(self.shut, 1.0 - torch.isfinite(losses).all().float()))
-        # One pass over all gradients, which it multiplies by one.
+        # One pass over all gradients, which it multiplies by the scale.
         gradients = [p.grad for p in masters]
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.shut, self._one)
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.shut, self._scale)
 
     @torch.no_grad()
     def end(self, number: torch.Tensor) -> None:

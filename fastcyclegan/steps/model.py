@@ -5,13 +5,16 @@ from typing import ClassVar
 
 import torch
 
+from fastcyclegan.distributed import ALONE, Ranks
 from fastcyclegan.models import Network
 from fastcyclegan.steps.gate import Gate
+from fastcyclegan.steps.gradients import Gradients, SummedGradients
 from fastcyclegan.steps.optimiser import Weights, adam, set_lr
 from fastcyclegan.steps.phases import Phase, unmarked
 
 # Called with a model, the images of a batch and their running numbers, (N,) int64; returns the
-# losses, on the device, without a host sync.
+# losses, on the device, without a host sync. Of several processes each has some of the images, and
+# all have all numbers; the losses are those of the whole batch.
 Step = Callable[..., torch.Tensor]
 
 
@@ -22,13 +25,14 @@ class Model:
         networks: by name, on the training device.
         lr, beta1: of every optimiser.
         dtype: that the steps compute in.
+        ranks: the processes that share each batch.
 
     Attributes:
         OWNERS: the networks that each optimiser moves, by its name.
         PHASES: the names of the attributes that hold the functions of a step's phases, which may be
             replaced by compiled ones.
         weights: of each network that is trained.
-        optimisers: by name.
+        optimisers, gradients: by name, what moves weights and what it reads.
         gate: keeps a step that is not finite from changing anything.
         phase: marks the phases of a step for a profiler, by their names in ``steps.phases``.
     """
@@ -37,9 +41,14 @@ class Model:
     PHASES: ClassVar[tuple[str, ...]]
 
     def __init__(
-        self, networks: dict[str, Network], lr: float, beta1: float, dtype: torch.dtype
+        self,
+        networks: dict[str, Network],
+        lr: float,
+        beta1: float,
+        dtype: torch.dtype,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.networks, self._lr = networks, lr
+        self.networks, self.ranks, self._lr = networks, ranks, lr
         self.phase: Phase = unmarked
         trained = [name for names in self.OWNERS.values() for name in names]
         self.weights = {name: Weights(networks[name], dtype) for name in trained}
@@ -47,8 +56,12 @@ class Model:
             which: adam((self.weights[name] for name in names), lr, beta1)
             for which, names in self.OWNERS.items()
         }
+        self.gradients = {
+            which: self._gradients([self.weights[name] for name in names])
+            for which, names in self.OWNERS.items()
+        }
         self._statistics = [buffer for net in networks.values() for buffer in net.buffers()]
-        self.gate = Gate(self.optimisers.values(), self.device)
+        self.gate = Gate(self.optimisers.values(), self.device, ranks.world)
 
     @property
     def device(self) -> torch.device:
@@ -73,10 +86,8 @@ class Model:
         for name in self.weights if names is None else names:
             self.weights[name].refresh()
 
-    def set_gradients(self, which: str, gradients: Sequence[Sequence[torch.Tensor]]) -> None:
-        """Hand the optimiser ``which`` the gradients of each of its networks."""
-        for name, of_network in zip(self.OWNERS[which], gradients, strict=True):
-            self.weights[name].set_gradients(of_network)
+    def _gradients(self, weights: Sequence[Weights]) -> Gradients:
+        return SummedGradients(weights, self.ranks) if self.ranks.many else Gradients(weights)
 
     def begin_step(self) -> None:
         """Open the gate; before the first forward pass of a step."""
@@ -86,21 +97,21 @@ class Model:
         """What a step changes before all of it has been judged, besides running statistics."""
         return ()
 
-    def update(self, which: str, gradients: Sequence[Sequence[torch.Tensor]]) -> None:
-        """One step of the optimiser ``which``; ``gradients`` of each of its networks."""
-        self.set_gradients(which, gradients)
-        self._advance(which)
-
-    def move(self, losses: torch.Tensor, *which: str) -> None:
-        """One step of the optimisers ``which`` with the gradients that they were handed.
+    def move(self, losses: torch.Tensor, *which: str) -> torch.Tensor:
+        """One step of the optimisers ``which`` with the gradients that were taken for them.
 
         Nothing moves, here and in the rest of the step, if ``losses`` or one of these gradients is
-        not finite.
+        not finite in any process. Returns ``losses`` of the whole batch.
         """
         owned = [name for optimiser in which for name in self.OWNERS[optimiser]]
+        for optimiser in which:
+            self.gradients[optimiser].settle()
+        # what is judged is the same everywhere, and so is the judgement
+        losses = self.ranks.mean(losses)
         self.gate.judge(losses, (p for name in owned for p in self.weights[name].masters))
         for optimiser in which:
             self._advance(optimiser)
+        return losses
 
     def _advance(self, which: str) -> None:
         with self.phase(f"{which[0]}_opt"):
@@ -126,17 +137,3 @@ class Model:
         """Put back what :meth:`memory` returned; ``tensors`` holds other names as well."""
         for name, value in self.memory().items():
             value.copy_(tensors[name])
-
-
-def gradients(
-    of: torch.Tensor | Sequence[torch.Tensor],
-    by: Sequence[Sequence[torch.Tensor]],
-    seeds: Sequence[torch.Tensor | None] | None = None,
-) -> list[list[torch.Tensor]]:
-    """Gradients of a loss, or of outputs with their own gradients ``seeds``, grouped as ``by`` is.
-
-    A seed of None is that of a loss.
-    """
-    flat = torch.autograd.grad(of, [w for group in by for w in group], seeds)
-    remaining = iter(flat)
-    return [[next(remaining) for _ in group] for group in by]

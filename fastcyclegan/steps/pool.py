@@ -125,3 +125,17 @@ class VariedImagePool:
             state[f"images/{slot}"].to(self.device).contiguous(memory_format=torch.channels_last)
             for slot in slots
         ]
+
+
+def make_pool(
+    capacity: int,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    stream: int,
+) -> ImagePool | VariedImagePool:
+    """An :class:`ImagePool`, or where H and W of ``shape`` are 0 one for images that differ."""
+    if capacity and 0 in shape:
+        return VariedImagePool(capacity, seed, stream, device)
+    return ImagePool(capacity, shape, dtype, device, seed, stream)

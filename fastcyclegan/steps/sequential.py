@@ -30,7 +30,6 @@ from fastcyclegan.steps.cyclegan import (
     require_gradients,
 )
 from fastcyclegan.steps.losses import gan_loss, l1_loss
-from fastcyclegan.steps.model import gradients as gradients_of
 from fastcyclegan.steps.sets import apply_sets
 
 
@@ -65,29 +64,27 @@ def fused_step(
     real, losses = {"A": real_A, "B": real_B}, {}
     model.begin_step()
     for side in SIDES:
-        of_side, fake, gradients = generator_phase(model, side, real)
-        model.set_gradients(side.G, gradients)
-        _move(model, side.G, of_side)
+        of_side, fake = generator_phase(model, side, real)
+        of_side = _move(model, side.G, of_side)
         with model.phase("pool"):
-            pooled = model.pools[side.to].query(fake, number)
-        of_judge, gradients = discriminator_phase(model, side, real, pooled, number)
-        model.set_gradients(side.D, gradients)
-        _move(model, side.D, of_judge)
-        losses |= _reported(side, of_side) | of_judge
+            (pooled,) = model.pooled(number, **{side.to: fake})
+        of_judge = discriminator_phase(model, side, real, pooled, number)
+        losses |= _reported(side, of_side) | _move(model, side.D, of_judge)
     model.end_step(number)
     return as_row(losses)
 
 
 def generator_phase(
     model: SequentialCycleGAN, side: Side, real: Mapping[str, torch.Tensor]
-) -> tuple[Losses, torch.Tensor, list[list[torch.Tensor]]]:
-    """Losses of a generator, its fake, and its gradients; the other networks get none."""
+) -> tuple[Losses, torch.Tensor]:
+    """Losses of a generator, whose gradients alone are taken, and its fake."""
     weights = {name: model.weights[name].detached() for name in (side.F, side.D)}
     weights[side.G] = model.weights[side.G].copies
     with model.phase("G_forward"):
         losses, fake = model.generator_losses(model, weights, side, real)
     with model.phase("G_backward"):
-        return losses, fake.detach(), gradients_of(sum(losses.values()), [weights[side.G]])
+        model.gradients[side.G].take(sum(losses.values()))
+    return losses, fake.detach()
 
 
 def generator_losses(
@@ -111,8 +108,8 @@ def discriminator_phase(
     real: Mapping[str, torch.Tensor],
     pooled: torch.Tensor,
     number: torch.Tensor,
-) -> tuple[Losses, list[list[torch.Tensor]]]:
-    """Loss of a discriminator, and its gradients."""
+) -> Losses:
+    """Loss of a discriminator, whose gradients are taken."""
     weights = model.weights[side.D].copies
     with model.phase("D_forward"):
         loss = model.discriminator_losses(model, weights, side, real[side.to], pooled)
@@ -120,7 +117,8 @@ def discriminator_phase(
             judge = partial(model.networks[side.D].compute, weights=weights)
             loss = loss + penalty(model, side.D, judge, real[side.to], pooled, number)
     with model.phase("D_backward"):
-        return {side.D: loss}, gradients_of(loss, [weights])
+        model.gradients[side.D].take(loss)
+    return {side.D: loss}
 
 
 def discriminator_loss(
@@ -152,18 +150,17 @@ def reference_step(
             of_side = _losses(model, side, real, D(fake_B), F(fake_B), *seen)
         with model.phase("G_backward"):
             sum(of_side.values()).backward()
-        _move(model, side.G, of_side)
+        of_side = _move(model, side.G, of_side)
         _only(model, side.D)
         with model.phase("pool"):
-            pooled = model.pools[side.to].query(fake_B, number)
+            (pooled,) = model.pooled(number, **{side.to: fake_B})
         with model.phase("D_forward"):
             loss = 0.5 * (gan_loss(D(B), True, mode) + gan_loss(D(pooled), False, mode))
             if mode == "wgangp":
                 loss = loss + penalty(model, side.D, D, B, pooled, number)
         with model.phase("D_backward"):
             loss.backward()
-        _move(model, side.D, {side.D: loss})
-        losses |= _reported(side, of_side) | {side.D: loss}
+        losses |= _reported(side, of_side) | _move(model, side.D, {side.D: loss})
     require_gradients(model, ORDER, True)
     model.end_step(number)
     return as_row(losses)
@@ -202,9 +199,13 @@ def _reported(side: Side, losses: Losses) -> Losses:
     return {name: loss for name, loss in losses.items() if name != f"cycle_{side.to}"}
 
 
-def _move(model: SequentialCycleGAN, name: str, losses: Losses) -> None:
-    """Adam's step of network ``name`` alone, unless the gate finds what is not finite."""
-    model.move(torch.stack([loss.detach() for loss in losses.values()]), name)
+def _move(model: SequentialCycleGAN, name: str, losses: Losses) -> Losses:
+    """Adam's step of network ``name`` alone, unless the gate finds what is not finite.
+
+    Returns ``losses`` of the whole batch.
+    """
+    row = model.move(torch.stack([loss.detach() for loss in losses.values()]), name)
+    return dict(zip(losses, row, strict=True))
 
 
 def _only(model: SequentialCycleGAN, trained: str) -> None:

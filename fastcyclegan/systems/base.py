@@ -11,6 +11,7 @@ import torch
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.device import Precision
+from fastcyclegan.distributed import Ranks
 from fastcyclegan.runs.previews import save_preview
 from fastcyclegan.steps.model import Model, Step
 from fastcyclegan.systems.exam import Exam
@@ -39,14 +40,17 @@ class Sampler(Protocol):
     def resident(self) -> bool:
         """Whether :meth:`at` is work of the device alone."""
 
-    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
-        """The images of ``step``, a function of seed and step alone, as the step takes them."""
+    def batch(self, step: int, whole: bool = False) -> tuple[torch.Tensor, ...]:
+        """The images of ``step``, a function of seed and step alone, as the step takes them.
+
+        In one of several processes its own, or the ``whole`` batch.
+        """
 
     def prepare(self, step: int) -> None:
         """Before :meth:`at` is called for ``step``; no host sync."""
 
     def at(self, number: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The images with the running numbers ``number``, those of the step prepared for."""
+        """The images with the running numbers ``number``, of the step prepared for."""
 
 
 class Shown(NamedTuple):
@@ -69,6 +73,7 @@ class System(ABC):
         STEPS: the step functions by ``--impl``, each called with the model, the images of a batch
             and their running numbers, (N,) int64; it returns (len(LOSSES),) without a host sync.
         images, sampler, model: what it trains on, the batches of that, and what it trains.
+        ranks: the processes that share each batch.
         exam: what the networks are scored on with ``--eval_every``, or None.
     """
 
@@ -79,8 +84,11 @@ class System(ABC):
     model: Model
     exam: Exam | None = None
 
-    def __init__(self, config: TrainConfig, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self, config: TrainConfig, device: torch.device, precision: Precision, ranks: Ranks
+    ) -> None:
         self.config, self.device, self.precision = config, device, precision
+        self.ranks = ranks
 
     @classmethod
     @abstractmethod

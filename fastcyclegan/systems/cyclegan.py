@@ -18,6 +18,7 @@ from fastcyclegan.data.training_set import (
     toy_root,
 )
 from fastcyclegan.device import Precision
+from fastcyclegan.distributed import ALONE, Ranks
 from fastcyclegan.errors import UserError
 from fastcyclegan.runs.evaluation import preview_rows, psnr
 from fastcyclegan.steps import cyclegan, sequential
@@ -41,19 +42,21 @@ class CycleGANSystem(System):
         device: torch.device,
         precision: Precision,
         say: Callable[[str], None],
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(config, device, precision)
+        super().__init__(config, device, precision, ranks)
         self.images = load_training_set(config, say)
         check_image_sizes(config, self.images.set_A, self.images.set_B)
-        self.sampler = make_sampler(config, self.images, device, precision.dtype)
+        part = ranks.rank, ranks.world
+        self.sampler = make_sampler(config, self.images, device, precision.dtype, part)
         size_A, size_B = self.sampler.sizes
         _check_sizes(config, size_A, size_B)
         shapes = (config.input_nc, *(size_A or (0, 0))), (config.output_nc, *(size_B or (0, 0)))
         networks = make_networks(config, device)
         one_by_one = config.updates == "sequential"
         model = sequential.SequentialCycleGAN if one_by_one else cyclegan.CycleGAN
-        self.model = model(networks, make_settings(config, precision), *shapes)
-        if config.eval_every:
+        self.model = model(networks, make_settings(config, precision), *shapes, ranks)
+        if config.eval_every and ranks.first:
             given = config.dataroot or config.dataroot_A
             self.exam = Translations(config, config.dataroot if given else toy_root(config), device)
 

@@ -12,6 +12,7 @@ from fastcyclegan.data.one_domain import COMPARED_IMAGES, load_one_domain, surve
 from fastcyclegan.data.sampler import ImageSampler
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.device import Precision
+from fastcyclegan.distributed import ALONE, Ranks
 from fastcyclegan.models.sampling import fixed_noise, generate
 from fastcyclegan.runs.evaluation import mean_distance, sliced_wasserstein
 from fastcyclegan.steps.dcgan import DCGAN, NAMES, STEPS
@@ -37,8 +38,9 @@ class DCGANSystem(System):
         device: torch.device,
         precision: Precision,
         say: Callable[[str], None],
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(config, device, precision)
+        super().__init__(config, device, precision, ranks)
         self.images = load_one_domain(config, say)
         self.sampler = ImageSampler(
             self.images.images,
@@ -51,9 +53,10 @@ class DCGANSystem(System):
             dtype=precision.dtype,
             pixel_range=config.pixel_range,
             data_on=config.data_on,
+            part=(ranks.rank, ranks.world),
         )
-        self.model = DCGAN(make_networks(config, device), make_settings(config, precision))
-        if config.eval_every:
+        self.model = DCGAN(make_networks(config, device), make_settings(config, precision), ranks)
+        if config.eval_every and ranks.first:
             self.exam = Samples(config, self.images.compared, device)
         self._compared = from_uint8(self.images.compared)
         self._real_distance = mean_distance(self._compared) if len(self._compared) > 1 else 0.0

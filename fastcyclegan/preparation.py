@@ -1,0 +1,101 @@
+"""What a training needs before its first step: images, networks, and options that go together."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+
+import torch
+
+from fastcyclegan.config import TrainConfig, has_batch_norm
+from fastcyclegan.device import resolve_precision
+from fastcyclegan.distributed import Ranks
+from fastcyclegan.errors import UserError
+from fastcyclegan.memory import keep_freed_memory
+from fastcyclegan.profiling import check_profiling
+from fastcyclegan.runs.identity import identity
+from fastcyclegan.steps.compilation import require_kernels
+from fastcyclegan.steps.schedule import Schedule
+from fastcyclegan.systems import System, make_system
+
+Options = dict[str, object]
+# Options of which each process may have its own.
+_OWN_AFFAIRS = ("dataroot", "dataroot_A", "dataroot_B", "eval_features")
+_OWN_AFFAIRS += ("checkpoints_dir", "num_threads")
+
+
+def prepare(
+    config: TrainConfig, device: torch.device, say: Callable[[str], None], ranks: Ranks
+) -> tuple[System, Schedule, Options]:
+    """What is trained, for how long, and what makes this run what it is.
+
+    Raises:
+        UserError, Stop: what the options name cannot be used, or differs between ``ranks``.
+    """
+    make = partial(_prepare, config, device, say, ranks)
+    toy = (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None)
+    found = ranks.in_turn(make) if toy else ranks.together(make)
+    ranks.require_alike(_facts(config, found[-1]))
+    return found
+
+
+def sharing(config: TrainConfig, ranks: Ranks) -> Iterator[str]:
+    """What each of several processes does, in one line each."""
+    if not ranks.many:
+        return
+    each = config.batch_size // ranks.world
+    images = "1 image" if each == 1 else f"{each} images"
+    yield f"{ranks.world} processes, each with {images} of every batch of {config.batch_size}"
+    if has_batch_norm(config) and not config.sync_bn:
+        yield (
+            f"batch norms see the {images} of their process alone, which is not what one process "
+            f"computes of {config.batch_size}; --sync_bn is"
+        )
+
+
+def _prepare(
+    config: TrainConfig, device: torch.device, say: Callable[[str], None], ranks: Ranks
+) -> tuple[System, Schedule, Options]:
+    _check_device(config, device)
+    if config.batch_size % ranks.world:
+        raise UserError(
+            f"--batch_size {config.batch_size} cannot be divided among {ranks.world} processes: it "
+            f"is of all of them together; use a multiple of {ranks.world}"
+        )
+    if config.twin_streams and ranks.many:
+        raise UserError("--twin_streams is for one process: leave it out, or torchrun")
+    precision = resolve_precision(config.precision, device)
+    torch.use_deterministic_algorithms(config.deterministic)
+    if device.type == "cpu":
+        keep_freed_memory()
+    system = make_system(config, device, precision, say, ranks)
+    for net in system.model.networks.values():
+        net.sync_bn = config.sync_bn and ranks.many
+    if config.cuda_graph == "on" and system.uncapturable:
+        raise UserError(f"--cuda_graph on: {system.uncapturable}; leave it out")
+    schedule = Schedule.of(config, system.sampler.epoch_length)
+    check_profiling(config, device, schedule.total_steps)
+    return system, schedule, identity(config, system.images.digest, precision.name)
+
+
+def _facts(config: TrainConfig, options: Options) -> dict[str, object]:
+    """What must be the same in all processes; folders may have other names on other machines."""
+    facts = {f"--{name}": x for name, x in asdict(config).items() if name not in _OWN_AFFAIRS}
+    return facts | {"--precision": options["precision"], "set of images": options["data"]}
+
+
+def _check_device(config: TrainConfig, device: torch.device) -> None:
+    """Raise UserError if an option asks for what ``device`` cannot do."""
+    if config.cuda_graph == "on" and device.type != "cuda":
+        raise UserError(f"--cuda_graph on: {device} has no CUDA graphs; leave it out")
+    joint = config.model == "cycle_gan" and config.updates == "joint"
+    if config.twin_streams and not (joint and device.type == "cuda"):
+        raise UserError("--twin_streams is for CycleGAN's joint updates on a GPU; leave it out")
+    if config.impl == "fused":
+        require_kernels(device, "--impl reference")
+        return
+    reflects = config.model == "cycle_gan" and config.netG.startswith("resnet")
+    if config.deterministic and device.type == "cuda" and reflects:
+        raise UserError(
+            "--deterministic: on a GPU torch has no deterministic gradient of the reflection "
+            "padding that --impl reference uses; leave one of the two out, or use --device cpu"
+        )
