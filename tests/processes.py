@@ -36,7 +36,7 @@ def free_port() -> int:
 
 def on_ranks(world: int, work: Callable[[Ranks], Any]) -> list[Any]:
     """What ``work`` returns in each of ``world`` processes that have met."""
-    return _in_processes(world, partial(_meet, free_port(), work))
+    return in_processes(world, partial(_meet, free_port(), work))
 
 
 def train_on_ranks(
@@ -47,11 +47,12 @@ def train_on_ranks(
     A case is the words of the command, or those of each rank by its number.
     """
     ports = [free_port() for _ in cases]
-    everyones = _in_processes(world, partial(_train, here, ports, cases))
+    everyones = in_processes(world, partial(_train, here, ports, cases))
     return [list(of_case) for of_case in zip(*everyones, strict=True)]
 
 
-def _in_processes(world: int, work: Callable[[], Any]) -> list[Any]:
+def in_processes(world: int, work: Callable[[], Any]) -> list[Any]:
+    """What ``work`` returns in each of ``world`` processes, which know their place."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(world, mp_context=context) as pool:
         jobs = [pool.submit(_as_rank, work, rank, world) for rank in range(world)]
@@ -77,7 +78,12 @@ def _train(here: Path, ports: Sequence[int], cases: Sequence[Any]) -> list[Ended
     for port, case in zip(ports, cases, strict=True):
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         words = case[rank] if isinstance(case, Mapping) else case
-        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-            code = command.run(train.main, list(words))
-        ends.append(Ended(code, out.getvalue(), err.getvalue()))
+        ends.append(ended(words))
     return ends
+
+
+def ended(words: Sequence[str]) -> Ended:
+    """How the train command ends with ``words``."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = command.run(train.main, list(words))
+    return Ended(code, out.getvalue(), err.getvalue())

@@ -1,16 +1,21 @@
 """Several processes do what one does: the same losses, weights, files and ends."""
 
+import socket
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from fastcyclegan.distributed import ALONE, Ranks
+from fastcyclegan.device import own_device
+from fastcyclegan.distributed import ALONE, Group, Ranks, join
+from fastcyclegan.errors import UserError
+from fastcyclegan.launch import Launch
 from fastcyclegan.models import DCGANDiscriminator, DCGANGenerator, build
 from fastcyclegan.models.initialisation import init_weights
 from fastcyclegan.runs.metrics import read_metrics
 from fastcyclegan.steps import cyclegan, dcgan, sequential
+from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
 from fastcyclegan.steps.gradients import BUCKETS, split
 from fastcyclegan.steps.model import Model
 from processes import on_ranks, train_on_ranks
@@ -33,10 +38,13 @@ CASES = {
 }
 
 
-def make_model(ranks: Ranks, updates: str = "joint", norm: str = "instance", **settings) -> Model:
+def make_model(
+    ranks: Ranks, updates: str = "joint", norm: str = "instance", device: str = "cpu", **settings
+) -> Model:
     settings = {"pool_size": 3, "seed": 5, "dtype": torch.float64, **settings}
     shape = (3, SIZE, SIZE)
     networks = make_networks(settings["dtype"], norm=norm)
+    networks = {name: net.to(device) for name, net in networks.items()}
     return KINDS[updates](networks, cyclegan.Settings(**settings), shape, shape, ranks)
 
 
@@ -229,3 +237,54 @@ def check_files(place: Path, truth: tuple, runs: dict[str, tuple]) -> None:
         torch.testing.assert_close(runs[name][0], truth[0], rtol=0, atol=2e-3)
         assert runs[name][1].keys() == truth[1].keys()
         assert (place / name / "previews/step-00000004.png").is_file()
+
+
+def test_a_taken_port_and_missing_gpus_are_told(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(UserError, match=r"port 127.0.0.1:\d+ is taken by another program"):
+            join(Launch(0, 2), 5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"sees 2 CUDA GPUs .* --nproc_per_node=2"):
+        own_device("auto", Launch(2, 3, 2))
+    with pytest.raises(UserError, match="each process takes the GPU of its own number; use cuda"):
+        own_device("cuda:1", Launch(1, 2, 1))
+    assert own_device("cpu", Launch(2, 3, 2)) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ({}, Launch()),
+        ({"RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RESTART_COUNT": "2"}, Launch(restarts=2)),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Launch(3, 4, 1)),
+        ({"RANK": "x", "WORLD_SIZE": "4"}, Launch()),
+    ],
+)
+def test_a_process_finds_its_place(told, found):
+    assert Launch.of(told) == found
+
+
+@pytest.mark.cuda
+def test_a_step_with_its_messages_is_captured(tmp_path):
+    """NCCL with one process: the losses and weights of the step without messages."""
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1
+    )
+    found, said = {}, []
+    for ranks in (Group(0, 1), ALONE):
+        model = make_model(ranks, device="cuda", dtype=torch.float32)
+        step = CapturedStep(cyclegan.fused_step, said.append, CudaGraphs(model.device))
+        rows = []
+        for number in range(8):
+            batch = (images(BATCH, number, domain).float().cuda() for domain in (0, 1))
+            numbers = torch.arange(BATCH, device="cuda") + BATCH * number
+            rows.append(step(model, *batch, numbers).clone())
+        found[ranks.many] = torch.stack(rows), state(model)
+    torch.distributed.destroy_process_group()
+    assert said == ["the whole step is captured in one CUDA graph"] * 2
+    torch.testing.assert_close(found[True], found[False], rtol=1e-5, atol=1e-5)
