@@ -61,8 +61,9 @@ def _prepare(
             f"--batch_size {config.batch_size} cannot be divided among {ranks.world} processes: it "
             f"is of all of them together; use a multiple of {ranks.world}"
         )
-    if config.twin_streams and ranks.many:
-        raise UserError("--twin_streams is for one process: leave it out, or torchrun")
+    for name in ("dropout", "twin_streams"):
+        if getattr(config, name) and ranks.many:
+            raise UserError(f"--{name} is for one process: leave it out, or torchrun")
     precision = resolve_precision(config.precision, device)
     torch.use_deterministic_algorithms(config.deterministic)
     if device.type == "cpu":

@@ -176,6 +176,7 @@ BAD = {
     "not among two": (words("--batch_size", "3"), "--batch_size 3 cannot be divided among 2"),
     "an option": ({0: words(), 1: words("--lr", "0.1")}, "rank 1 has another --lr (0.1) than"),
     "images": ({0: words(), 1: words("--dataroot", "other")}, "rank 1 has another set of images"),
+    "dropout": (words("--dropout"), "--dropout is for one process"),
     "a typing error": (words("--lamda_A", "3"), "--lamda_A: unknown option"),
     "of one": ({0: words(), 1: words("--lamda_A", "3")}, "rank 1: --lamda_A: unknown option"),
     "no folder": ({0: words(), 1: words("--dataroot", "no")}, "rank 1: --dataroot no"),
