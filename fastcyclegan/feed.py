@@ -64,7 +64,7 @@ class Feed:
         self, model: Model, number: torch.Tensor, shown: torch.Tensor
     ) -> torch.Tensor:
         with model.phase("data"):
-            images = self._system.sampler.at(self._system.ranks.own(shown))
+            images = self._system.sampler.at(model.ranks.own(shown))
         losses = self._system.step(model, *images, number)
         number += len(number)
         shown += len(shown)
