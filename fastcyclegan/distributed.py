@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from fastcyclegan.errors import RankLost, SharedStop, Stop, UserError
 from fastcyclegan.launch import Launch
@@ -229,8 +230,12 @@ def join(launch: Launch, timeout: float) -> Ranks:
     here = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
     backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() else "gloo"
     place = {"rank": launch.rank, "world_size": launch.world}
+    place["timeout"] = timedelta(seconds=timeout)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **place)
+        store, *_ = next(rendezvous("env://", **place))
+        # torchrun's store outlives the processes: what those before a restart left is not for us
+        store = dist.PrefixStore(f"start {launch.restarts}", store)
+        dist.init_process_group(backend, store=store, **place)
     except dist.DistNetworkError as problem:
         if "EADDRINUSE" in str(problem):
             raise UserError(
