@@ -251,3 +251,38 @@ def test_compiled_runs_resume_as_the_same_run(here, monkeypatch):
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("same\n"), done.stderr[-2000:]
     assert "eager instead" not in done.stdout
+
+
+SYSTEM_COMPILED = """
+import sys
+from pathlib import Path
+import {module} as t
+from test_resume import same
+from tiny_runs import final_state
+
+words = [*{words!r}, "--compile"]
+assert t.run(*words, "--name", "whole", "--steps", "4") == 0
+for steps in ("2", "4"):
+    assert t.run(*words, "--name", "parts", "--steps", steps) == 0
+whole, parts = (final_state(Path("checkpoints") / name) for name in ("whole", "parts"))
+assert same(whole[:2], parts[:2])
+print("same")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("test_systems", ["article", "--no_fit_schedule"]),
+        ("test_systems", ["johnson", "--no_fit_schedule"]),
+        ("test_train_dcgan", ["--dataroot", "data/trainA"]),
+    ],
+    ids=["article", "johnson", "dcgan"],
+)
+def test_compiled_runs_of_other_systems_resume(here, monkeypatch, module, words):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    script = SYSTEM_COMPILED.format(module=module, words=words)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("same\n"), done.stderr[-2000:]
+    assert "eager instead" not in done.stdout
