@@ -82,10 +82,11 @@ def test_tensorboard_shows_the_run_folder_and_changes_nothing(here):
 
 
 def test_eval_rows_are_shown_too(here):
-    words = ["--steps", "2", "--display_freq", "1", *TRACKED]
+    words = ["--steps", "2", "--display_freq", "1", "--eval_every", "2", *TRACKED]
     assert command.run(train.main, [*TINY, "--n_epochs", "1", *words]) == 0
     scalars, _ = shown(here / "checkpoints/0001")
     assert [step for step, _ in scalars["eval/psnr_B"]] == [1, 2]
+    assert [step for step, _ in scalars["eval/swd_B"]] == [2]
     assert_same_shown(here / "checkpoints/0001")
 
 
