@@ -324,7 +324,7 @@ def test_weights_that_do_not_fit_are_refused(call, weights, tmp_path):
     save_network(discriminator, NLayerDiscriminator(ndf=4), step=1)
     output = tmp_path / "out.png"
     refused(call(source, output, weights=discriminator), discriminator, "not a generator")
-    refused(call(source, output, weights=tmp_path / "no"), tmp_path / "no")
+    refused(call(source, output, weights=tmp_path / "no"), tmp_path / "no", "give a run folder")
     refused(call(source, output, "--direction", "AtoB"), "--direction", weights)
     refused(call(source, output, "--direction", "up"), "--direction", "AtoB")
     refused(call(source, output, "--device", "gpu"), "--device gpu")

@@ -237,7 +237,7 @@ def _check_file(path: Path) -> None:
     if path.suffix.lower() in (".pt", ".pt2", ".ckpt", ".pkl"):
         raise UserError(f"{path}: {path.suffix} files are not read, only .safetensors and .pth")
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a .safetensors or .pth file")
+        raise UserError(f"{path} does not exist: give a run folder, or a .safetensors or .pth file")
     if not path.is_file():
         raise UserError(f"{path} is not a file: give a .safetensors or .pth file")
 
