@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastcyclegan import recorder, training
+from fastcyclegan import preparation, recorder
 from fastcyclegan.models.weights import load_network
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder
@@ -223,7 +223,7 @@ def test_what_training_uses_is_checked_before_images_are_read(here, monkeypatch,
     def never(*arguments):
         raise AssertionError("images were read first")
 
-    monkeypatch.setattr(training, "make_system", never)
+    monkeypatch.setattr(preparation, "make_system", never)
     (here / "afile").write_text("x")
     for words, said in (
         (["--name", "../x"], "cannot name a run"),
