@@ -10,6 +10,7 @@ There is no state to save: image number i draws the same numbers on every device
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 # One stream per use, so that two uses never share a number.
 ORDER, SAMPLE_A, SAMPLE_B, POOL_A, POOL_B, MIX_A, MIX_B, NOISE, FIXED_NOISE = range(9)
@@ -61,31 +62,32 @@ def philox_ref(seed: int | Tensor, stream: int | Tensor, counter: Tensor) -> Wor
         Four int64 tensors of the (broadcast) shape, values in [0, 2**32).
     """
     if type(counter) is Tensor and counter.device.type == "cpu" and not _traced():
-        return _philox_numpy(int(seed) & _MASK, stream, counter)
+        return _philox_numpy(seed & _MASK, stream, counter)
     zero = torch.zeros_like(counter)
     return philox_4x32((counter & _MASK, counter >> 32, zero, zero), (seed & _MASK, stream))
 
 
 def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    """Whether somebody follows PyTorch's operations, to record or to forbid them."""
+    return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
 
 
-def _philox_numpy(seed: int, stream: int | Tensor, counter: Tensor) -> Words:
+def _philox_numpy(seed: int | Tensor, stream: int | Tensor, counter: Tensor) -> Words:
     """:func:`philox_ref` where a call costs more than the few numbers that it computes."""
     low, half = np.uint64(_MASK), np.uint64(32)
     number = counter.numpy().astype(np.uint64)
     c0, c1 = number & low, number >> half
     c2 = c3 = np.zeros_like(number)
-    k0, k1 = seed, np.asarray(stream, dtype=np.uint64)
+    k0, k1 = (np.asarray(word, dtype=np.uint64) for word in (seed, stream))
     for _ in range(_ROUNDS):
         p0, p1 = np.uint64(_M0) * c0, np.uint64(_M1) * c2
         c0, c1, c2, c3 = (
-            (p1 >> half) ^ c1 ^ np.uint64(k0),
+            (p1 >> half) ^ c1 ^ k0,
             p1 & low,
             (p0 >> half) ^ c3 ^ k1,
             p0 & low,
         )
-        k0, k1 = (k0 + _W0) & _MASK, (k1 + np.uint64(_W1)) & low
+        k0, k1 = (k0 + np.uint64(_W0)) & low, (k1 + np.uint64(_W1)) & low
     return tuple(torch.from_numpy(np.asarray(c).astype(np.int64)) for c in (c0, c1, c2, c3))
 
 

@@ -15,6 +15,9 @@ from fastcyclegan.models import Network
 from fastcyclegan.steps.model import Model
 
 SCOPES = ("block", "step")
+# Shapes that one piece is compiled for: batches of one and of joined sets, each block of a
+# generator that shaves its images. Dynamo's own limit is 8.
+SHAPES = 64
 
 
 def compile_model(model: Model, scope: str) -> None:
@@ -40,6 +43,7 @@ def compile_networks(networks: Iterable[Network]) -> None:
 
     Compilation itself happens when a piece is first called with a new shape.
     """
+    torch._dynamo.config.recompile_limit = SHAPES
     compiled: dict[Callable[..., torch.Tensor], Callable[..., torch.Tensor]] = {}
     for net in networks:
         for piece in net.PIECES.values():
