@@ -216,7 +216,7 @@ def test_milestones_are_saved_and_stay(here):
 
 
 COMPILED = """
-import sys
+import signal
 import test_resume as t
 from pathlib import Path
 from fastcyclegan.steps import cyclegan
@@ -227,7 +227,7 @@ fused = cyclegan.STEPS["fused"]
 def step(model, real_A, real_B, number):
     if plans["stop"] and int(number[0]) == plans["stop"][0]:
         plans["stop"].pop()
-        t.signal.raise_signal(t.signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
     return fused(model, real_A, real_B, number)
 
 cyclegan.STEPS["fused"] = step

@@ -27,7 +27,9 @@ def python(
 def with_ours() -> dict[str, str]:
     """The environment, in which the packages of this repository are found from any folder."""
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    # options that are meant for the pytest around this one are not for the ones begun here
+    around = {"PYTEST_ADDOPTS": ""}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | around
 
 
 def run_pytest(
