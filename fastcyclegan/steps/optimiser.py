@@ -1,6 +1,7 @@
 """Master weights in fp32, their copies in the compute dtype, and Adam."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -50,6 +51,20 @@ class Weights:
         torch._foreach_copy_([master.grad for master in self.masters], list(gradients))
 
 
+class _Adam(torch.optim.Adam):
+    """Adam that hands its channels_last tensors to torch's kernel as the contiguous ones they are.
+
+    On a CPU the fused kernel walks through memory without looking at strides, and yet clones every
+    gradient whose strides are not those of a contiguous tensor.
+    """
+
+    def _init_group(self, group: dict[str, Any], *lists: list[torch.Tensor]) -> bool:
+        any_complex = super()._init_group(group, *lists)
+        for tensors in lists:
+            tensors[:] = [x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in tensors]
+        return any_complex
+
+
 def adam(weights: Iterable[Weights], lr: float, beta1: float) -> torch.optim.Adam:
     """Adam over the masters of several networks, as JZ sets it: betas (beta1, 0.999), eps 1e-8.
 
@@ -59,7 +74,7 @@ def adam(weights: Iterable[Weights], lr: float, beta1: float) -> torch.optim.Ada
     on_gpu = masters[0].is_cuda
     rate = torch.tensor(lr, device=masters[0].device) if on_gpu else lr
     kind = {"fused": True, "capturable": on_gpu}
-    optimiser = torch.optim.Adam(masters, lr=rate, betas=(beta1, 0.999), eps=1e-8, **kind)
+    optimiser = _Adam(masters, lr=rate, betas=(beta1, 0.999), eps=1e-8, **kind)
     for p in masters:
         # What torch makes in the first step: here from the beginning, so that a step only changes.
         moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
