@@ -177,6 +177,48 @@ class _Backwards(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class _LayoutCopies(TorchDispatchMode):
+    """Records the shape of each image or activation that is copied only to lie otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out, aten = function(*args, **(kwargs or {})), torch.ops.aten
+        if function.overloadpacket in (aten.clone, aten._to_copy, aten.copy_):
+            source = args[1] if function.overloadpacket is aten.copy_ else args[0]
+            if _reordered(source, out):
+                self.seen.append(tuple(source.shape))
+        return out
+
+
+def _reordered(source: torch.Tensor, out: torch.Tensor) -> bool:
+    """Whether the same values lie in another order; of tensors as large as a trunk's."""
+    if source.ndim != 4 or min(source.shape[2:]) < SIZE // 4 or source.dtype != out.dtype:
+        return False
+    formats = torch.contiguous_format, torch.channels_last
+    before, after = ([x.is_contiguous(memory_format=f) for f in formats] for x in (source, out))
+    return any(before) and not any(b and a for b, a in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)], ids=["cpu", "cuda"]
+)
+def test_nothing_changes_its_layout_in_a_step(device):
+    # on a CPU without the pool, whose reference is not made for speed
+    settings = {"dtype": torch.bfloat16, "pool_size": 0 if device == "cpu" else 3}
+    shape = (3, SIZE, SIZE)
+    networks = {name: net.to(device) for name, net in make_networks(torch.float32).items()}
+    model = CycleGAN(networks, Settings(**settings), shape, shape)
+    batch = [images(2, 0, domain, torch.bfloat16).to(device) for domain in (0, 1)]
+    number = torch.arange(2, device=device)
+    STEPS["fused"](model, *batch, number)
+    with _LayoutCopies() as copies:
+        STEPS["fused"](model, *batch, number)
+    assert not copies.seen
+
+
 def test_step_computes_each_discriminator_once_and_no_gradient_in_vain():
     """By convolution: data gradients of all images, of fakes alone in front; weights' of 2 in 3."""
     n, model = 2, make_model()

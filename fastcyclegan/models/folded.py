@@ -66,7 +66,7 @@ class _Fold(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, None]:
-        dx = _Combine.apply(F.pad(dy, (ctx.K - 1, ctx.K - 1)), ctx.K)
+        dx = _Combine.apply(_widened(dy, ctx.K), ctx.K)
         return dx.to(dy.dtype).contiguous(memory_format=torch.channels_last), None
 
 
@@ -83,5 +83,13 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, None]:
-        padded = F.pad(dy.to(ctx.dtype), (ctx.K - 1, ctx.K - 1))
-        return _Fold.apply(padded.contiguous(memory_format=torch.channels_last), ctx.K), None
+        return _Fold.apply(_widened(dy.to(ctx.dtype), ctx.K), ctx.K), None
+
+
+def _widened(x: torch.Tensor, K: int) -> torch.Tensor:
+    """With K - 1 columns of zeros on both sides, in the layout of ``x``.
+
+    ``F.pad`` of an NCHW view would leave channels_last.
+    """
+    pixels = F.pad(x.permute(0, 2, 3, 1), (0, 0, K - 1, K - 1))
+    return pixels.permute(0, 3, 1, 2)
