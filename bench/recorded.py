@@ -51,6 +51,7 @@ class Recorded:
         others: any other timings by name.
         copy_GB_per_s, matmul_TFLOP_per_s: ceilings that were measured in the same run.
         steps: what the suite found of each row of a ladder, by group and name.
+        trainings: what ``bench.quality`` compares.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Recorded:
     copy_GB_per_s: float | None = None
     matmul_TFLOP_per_s: float | None = None
     steps: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    trainings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -230,6 +232,8 @@ def _from_suite(path: Path, found: dict) -> Recorded:
             time = Timing(ms["median"] / 1e3, ms["p10"] / 1e3, ms["p90"] / 1e3)
             recorded.ladders.setdefault(group, {})[row] = time
             recorded.steps[group, row] = result
+        if "way" in result:
+            recorded.trainings.append(result)
         if "benchmarks" in result:
             machine = result["machine"]
             recorded.copy_GB_per_s = machine["copy_GB_per_s"]

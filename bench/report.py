@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import plots
+from bench import plots, quality_scores
 from bench.recorded import OpTiming, Recorded, Timing, load
 from fastcyclegan import command
 from fastcyclegan.errors import UserError
@@ -31,6 +31,8 @@ NOT_MEASURED = {
     "ladder": "The whole step as it is now has not been measured on a GPU yet; its table comes\n"
     "here: `python -m bench.gpu_suite --out DIR --part ladder`.",
     "dcgan": "DCGAN has not been measured on a GPU yet: `--part dcgan` of the same command.",
+    "quality": "What the fast path learns on a GPU has not been measured yet: `python -m "
+    "bench.gpu_suite --out DIR\n--part quality`.",
 }
 
 
@@ -59,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
             draw(folder, recordings)
         for name, table in tables(recordings):
             text = put(text, f"{folder.name} {name}", table)
-        on_gpus += [r for r in recordings if r.steps]
+        on_gpus += [r for r in recordings if r.steps or (r.trainings and r.machine.get("gpu"))]
     for name, otherwise in NOT_MEASURED.items():
         found = [gpu_table(r) for r in on_gpus if r.path.stem == name]
         text = put(text, f"gpu {name}", "\n\n".join(found) or otherwise)
@@ -99,6 +101,8 @@ def tables(recordings: Sequence[Recorded]) -> Iterator[tuple[str, str]]:
     for recorded in recordings:
         if recorded.ladders:
             yield recorded.path.stem, ladder_table(recorded)
+        if recorded.trainings:
+            yield recorded.path.stem, quality_scores.table(recorded.trainings, recorded.title)
     ops = [op for op in _once(recordings) if op.op != "convolution"]
     if ops:
         yield "ops", op_table(ops)
@@ -117,7 +121,12 @@ def ladder_table(recorded: Recorded) -> str:
 
 
 def gpu_table(recorded: Recorded) -> str:
-    """One row per way to do the step: ms and speed by batch, and what else the smallest takes."""
+    """One row per way to do the step: ms and speed by batch, and what else the smallest takes.
+
+    Of trainings, what they have learnt.
+    """
+    if recorded.trainings:
+        return quality_scores.table(recorded.trainings, recorded.title)
     batches = {int(re.search(r", batch (\d+),", g)[1]): g for g in recorded.ladders}
     smallest, groups = min(batches), [batches[size] for size in sorted(batches)]
     names = list(dict.fromkeys(name for rows in recorded.ladders.values() for name in rows))

@@ -248,7 +248,7 @@ def test_the_longest_training_that_fits(tmp_path, monkeypatch):
         return folder
 
     figures = {"steps": 7, "epochs": 1, "img_per_s": 50.0, "losses": {}, "seen_at": []}
-    monkeypatch.setattr(train_part, "_run", fake)
+    monkeypatch.setattr(train_part, "run_training", fake)
     monkeypatch.setattr(train_part, "_speed", lambda root: 50.0)
     monkeypatch.setattr(train_part, "_figures", lambda root: dict(figures))
     monkeypatch.setattr(train_part, "_draw", lambda root, result, out: None)

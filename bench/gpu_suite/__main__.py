@@ -1,13 +1,14 @@
 """Everything that is to be known of a GPU, in parts of a few minutes each.
 
-    python -m bench.gpu_suite --out DIR [--part tests|ladder|ops|dcgan|train ...]
+    python -m bench.gpu_suite --out DIR [--part tests|ladder|ops|dcgan|train|quality ...]
         [--budget SECONDS] [--only TEXT ...] [--commit HASH] [--rehearse]
 
 tests: environment, ceilings, the tests marked cuda, compute-sanitizer. ladder: one CycleGAN step,
-lever by lever. ops: the kernels. dcgan: one DCGAN step. train: horse2zebra. Each part has --budget
-seconds, and begins no case that would not end in time; the same command again goes on with what was
-left out, then with what failed. Every case runs in a process of its own. Written to DIR are
-<part>.json and pictures; the summary is printed last. Exit code 1: a case failed.
+lever by lever. ops: the kernels. dcgan: one DCGAN step. train: horse2zebra. quality: reference and
+fast path by what they learn, as ``bench.quality`` does it. Each part has --budget seconds, and
+begins no case that would not end in time; the same command again goes on with what was left out,
+then with what failed. Every case runs in a process of its own. Written to DIR are <part>.json and
+pictures; the summary is printed last. Exit code 1: a case failed.
 """
 
 from __future__ import annotations

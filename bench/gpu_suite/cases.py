@@ -16,6 +16,7 @@ PARTS = {
     "ops": "bench.gpu_suite.ops_part",
     "dcgan": "bench.gpu_suite.dcgan_part",
     "train": "bench.gpu_suite.train_part",
+    "quality": "bench.gpu_suite.quality_part",
 }
 # How a case ended. What is done is not done again.
 DONE, FAILED, CRASHED, LATE, LEFT = "done", "failed", "crashed", "timed out", "left out"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,8 @@ from pathlib import Path
 from bench.gpu_suite.cases import ROOT, Result
 
 TEXT, SHOWN = 1500, 25
+# Of a training.
+PREVIEWS = 4
 
 
 def python(
@@ -65,3 +68,40 @@ def counted(xml: str) -> Result:
         result["failures"] += [{"test": name, "text": (x.text or "")[-TEXT:]} for x in wrong]
     result["failures"] = result["failures"][:SHOWN]
     return result
+
+
+def run_training(
+    recipe: Sequence[str],
+    steps: int,
+    folder: Path,
+    limit: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Path:
+    """The run folder of a training of ``steps``, told to stop after ``limit`` seconds.
+
+    Args:
+        recipe: words for the train command.
+        folder: is made, and all that the command writes is in there.
+
+    Raises:
+        RuntimeError: it ended in another way.
+    """
+    folder.mkdir()
+    words = ["-m", "fastcyclegan.train", *recipe, "--steps", str(steps), "--fit_schedule"]
+    words += ["--name", "run", "--resume", "none", "--keep", "1", "--milestone_epochs", "0"]
+    words += ["--display_freq", str(max(1, steps // PREVIEWS))]
+    words += ["--save_every_steps", str(steps)]
+    given = with_ours() | dict(environment or {})
+    with open(folder / "log", "w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=folder, env=given, stdout=log, stderr=log
+        )
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait()
+        log.seek(0)
+        if code not in (0, 128 + signal.SIGTERM):
+            raise RuntimeError(f"the training ended with exit code {code}\n{log.read()[-2500:]}")
+    return folder / "checkpoints" / "run"

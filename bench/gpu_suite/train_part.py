@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +15,7 @@ from PIL import Image
 
 from bench import plots
 from bench.gpu_suite.cases import Case, Plan, Result
-from bench.gpu_suite.processes import with_ours
+from bench.gpu_suite.processes import PREVIEWS, run_training
 from fastcyclegan.errors import UserError
 from fastcyclegan.runs.metrics import read_metrics
 
@@ -26,7 +23,7 @@ VARIABLE = "FASTCYCLEGAN_DATA"
 NAME = "horse2zebra"
 # Of the budget, what is left for starting, saving and drawing, and the steps that show the speed.
 SPARE, TRIAL = 45.0, 150
-POINTS, PREVIEWS = 200, 4
+POINTS = 200
 TINY = ["--device", "cpu", "--preset", "small", "--netG", "resnet_1blocks"]
 TINY += ["--ngf", "4", "--print_freq", "2"]
 TINY_STEPS = 12
@@ -58,43 +55,17 @@ def train(plan: Plan, data: Path | None) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         steps, begun = TINY_STEPS, 0.0
         if data:
-            run = _run(recipe, TRIAL, Path(folder, "trial"), 240)
+            run = run_training(recipe, TRIAL, Path(folder, "trial"), 240)
             begun = time.monotonic() - start - TRIAL / _speed(run)
             # The training compiles anew, out of a cache: at most what the trial has taken for it.
             left = plan.budget - SPARE - (time.monotonic() - start) - begun
             steps = max(TRIAL, round(left * _speed(run)))
         limit = plan.budget - (time.monotonic() - start) - SPARE / 3
-        root = _run(recipe, steps, Path(folder, "train"), limit)
+        root = run_training(recipe, steps, Path(folder, "train"), limit)
         result = _figures(root) | {"asked_steps": steps, "recipe": " ".join(recipe[:2])}
         result["seconds_to_begin"] = round(begun, 1)
         _draw(root, result, plan.out)
     return result
-
-
-def _run(recipe: Sequence[str], steps: int, folder: Path, limit: float) -> Path:
-    """The run folder of a training of ``steps``, told to stop after ``limit`` seconds.
-
-    Raises:
-        RuntimeError: it ended in another way.
-    """
-    folder.mkdir()
-    words = ["-m", "fastcyclegan.train", *recipe, "--steps", str(steps), "--fit_schedule"]
-    words += ["--name", "run", "--resume", "none", "--keep", "1", "--milestone_epochs", "0"]
-    words += ["--display_freq", str(max(1, steps // PREVIEWS))]
-    words += ["--save_every_steps", str(steps)]
-    with open(folder / "log", "w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, *words], cwd=folder, env=with_ours(), stdout=log, stderr=log
-        )
-        try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-            code = process.wait()
-        log.seek(0)
-        if code not in (0, 128 + signal.SIGTERM):
-            raise RuntimeError(f"the training ended with exit code {code}\n{log.read()[-2500:]}")
-    return folder / "checkpoints" / "run"
 
 
 def _ticks(root: Path) -> list[dict]:
