@@ -29,14 +29,17 @@ def explain(system: System, batch: Callable[[], tuple[torch.Tensor, ...]], probl
             system.step(system.model, *images, torch.arange(n, device=system.device))
             if system.device.type == "cuda":
                 torch.cuda.synchronize(system.device)
-        except torch.OutOfMemoryError:
+        except RuntimeError:  # cuDNN has other words for it
             return False
         finally:
             torch.cuda.empty_cache()
         return True
 
     torch.cuda.empty_cache()
-    return told(problem, memory(system.device), batch_size, largest(fits, batch_size))
+    # Compiled for each size that is tried, it would take minutes.
+    with torch.compiler.set_stance("force_eager"):
+        fitting = largest(fits, batch_size)
+    return told(problem, memory(system.device), batch_size, fitting)
 
 
 def memory(device: torch.device) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What a training needs before its first step: images, networks, and options that go together."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -65,6 +66,9 @@ def _prepare(
         if getattr(config, name) and ranks.many:
             raise UserError(f"--{name} is for one process: leave it out, or torchrun")
     precision = resolve_precision(config.precision, device)
+    if config.deterministic:
+        # cuBLAS is deterministic with a workspace of its own, and torch insists on it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.deterministic)
     if device.type == "cpu":
         keep_freed_memory()

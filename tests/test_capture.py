@@ -8,15 +8,22 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from bench.probes.peer import kernel_profile
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.steps import sequential
+from fastcyclegan.steps.assembly import make_networks as make_default
 from fastcyclegan.steps.capture import WARM_UP, CapturedStep, CudaGraphs
 from fastcyclegan.steps.cyclegan import STEPS, CycleGAN, Settings
 from fastcyclegan.steps.phases import REPLAY
+from fastcyclegan.steps.sequential import SequentialCycleGAN
 from fastcyclegan.steps.state import load_train_state, train_state
+from stand_ins import streams  # noqa: F401
 from test_cyclegan import SIZE, images, make_model, make_networks
 from test_gate import everything
 from tiny_runs import run_on_data
 
 STEPS_MADE = 60
+GPU = torch.device("cuda", 0)
 
 
 class Again:
@@ -75,6 +82,58 @@ def test_running_out_of_memory_is_not_taken_for_what_cannot_be_recorded():
         trained(step, make_model(), WARM_UP + 1)
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_torch_is_told_of_a_capture_that_failed(streams, monkeypatch, ends):  # noqa: F811
+    """Whose end fails too, unless what failed had nothing to do with the GPU."""
+    told = []
+
+    class Capture:
+        def __init__(self, graph, pool=None, stream=None):
+            self.stream = stream
+
+        def __enter__(self):
+            streams.now = self.stream
+
+        def __exit__(self, kind, error, trace):
+            if error and not ends:
+                raise RuntimeError("failed due to a previous error")
+            told.append("a capture ended")
+
+    def end(device, pool):
+        told.append((device, pool))
+        if ends:
+            raise RuntimeError("not recording to it")
+
+    def fails():
+        raise RuntimeError("no item while capturing\nand more")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *given: told.append(given))
+    graphs, here = CudaGraphs(torch.device("cpu")), streams.now
+    with pytest.raises(RuntimeError) as caught:
+        graphs.record(fails)
+    assert "no item while capturing" in str(caught.value if ends else caught.value.__context__)
+    assert streams.now is here
+    of_pool = (None, (0, 7))
+    assert told == (["a capture ended", of_pool] if ends else [of_pool] * 2 + ["a capture ended"])
+
+
+def test_the_reason_is_what_failed_first():
+    class Failing(Again):
+        def record(self, step):
+            try:
+                raise RuntimeError("no item while capturing\nand more")
+            finally:
+                raise RuntimeError("failed due to a previous error")
+
+    said = []
+    trained(CapturedStep(STEPS["fused"], said.append, Failing()), make_model(), WARM_UP + 1)
+    assert said[0].endswith("runs uncaptured: no item while capturing")
+
+
 def test_a_replay_is_one_range_and_its_phases_are_none():
     class Watching(Again):
         def record(self, step):
@@ -110,8 +169,54 @@ def test_a_cpu_refuses_to_capture(here, capsys):
     assert run_on_data("--steps", "2", "--cuda_graph", "off") == 0
 
 
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("error:This instance was constructed with capturable")
+@pytest.mark.parametrize("dropout", [False, True])
+def test_what_a_gpu_cannot_capture_is_told_and_goes_on(dropout, deterministic):
+    """As if nobody had tried, torch's generator and what several streams use included."""
+    shape, rows, said = (3, SIZE, SIZE), [], []
+
+    def looking(model, *given):
+        losses = STEPS["fused"](model, *given)
+        if torch.cuda.is_current_stream_capturing():
+            losses[0].item()
+        return losses
+
+    for step in (STEPS["fused"], CapturedStep(looking, said.append, CudaGraphs(GPU))):
+        nets = make_networks(torch.float32, dropout=dropout)
+        on_gpu = {name: net.to(GPU) for name, net in nets.items()}
+        model = CycleGAN(on_gpu, Settings(pool_size=4), shape, shape)
+        torch.manual_seed(0)
+        rows.append(trained(step, model, WARM_UP + 4, GPU, torch.float32))
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    (line,) = said
+    assert "runs uncaptured: " in line and "captur" in line.partition("uncaptured: ")[2]
+    assert torch.equal(*rows)
+    # nothing that another stream has used is kept
+    other, held = torch.cuda.Stream(), "active_bytes.all.current"
+    before = torch.cuda.memory_stats()[held]
+    for _ in range(3):
+        torch.empty(2**20, device=GPU).record_stream(other)
+        torch.cuda.synchronize()
+    torch.empty(2**20, device=GPU)
+    assert torch.cuda.memory_stats()[held] < before + 2**22
+
+
+@pytest.mark.cuda
+def test_no_layout_is_changed_in_a_step():
+    """The default networks in bf16 at 256 pixels: no kernel between NCHW and NHWC is launched."""
+    config, dtype = TrainConfig(), torch.bfloat16
+    model = CycleGAN(make_default(config, GPU), Settings(dtype=dtype), *[(3, 256, 256)] * 2)
+    images = torch.randn(2, 256, 256, 3, device=GPU, dtype=dtype).tanh().permute(0, 3, 1, 2)
+    number = torch.zeros(1, dtype=torch.int64, device=GPU)
+    found = kernel_profile(lambda: STEPS["fused"](model, *images.split(1), number), GPU, 1)
+    classes = {row["name"]: row["launches"] for row in found["classes"]}
+    assert classes["conv"] > 100 and "layout change" not in classes, found["top_kernels"]
+
+
 @pytest.fixture
-def deterministic():
+def deterministic(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -120,17 +225,19 @@ def deterministic():
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_captured_equals_uncaptured_bit_for_bit(dtype, norm, deterministic):
+@pytest.mark.parametrize("system", [CycleGAN, SequentialCycleGAN])
+def test_captured_equals_uncaptured_bit_for_bit(system, dtype, norm, deterministic):
     """60 steps that cross the filling of the pool and a change of the rate; replays draw anew."""
     shape = (3, SIZE, SIZE)
     settings = Settings(pool_size=8, dtype=dtype)
+    step = sequential.fused_step if system is SequentialCycleGAN else STEPS["fused"]
     models, said = [], []
     for _ in range(2):
         networks = make_networks(torch.float32, norm=norm)
-        on_gpu = {name: net.to("cuda") for name, net in networks.items()}
-        models.append(CycleGAN(on_gpu, settings, shape, shape))
-    captured = CapturedStep(STEPS["fused"], said.append, CudaGraphs(torch.device("cuda", 0)))
-    wanted = trained(STEPS["fused"], models[0], STEPS_MADE, "cuda", dtype)
+        on_gpu = {name: net.to(GPU) for name, net in networks.items()}
+        models.append(system(on_gpu, settings, shape, shape))
+    captured = CapturedStep(step, said.append, CudaGraphs(GPU))
+    wanted = trained(step, models[0], STEPS_MADE, "cuda", dtype)
     got = trained(captured, models[1], STEPS_MADE, "cuda", dtype)
     assert "captured in one CUDA graph" in said[0]
     assert torch.equal(got, wanted)

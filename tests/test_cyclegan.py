@@ -14,11 +14,13 @@ from fastcyclegan.steps.losses import NAMES, gan_loss
 SIZE = 32
 
 
-def make_networks(dtype: torch.dtype, seed: int = 0, norm: str = "instance") -> dict[str, Network]:
+def make_networks(
+    dtype: torch.dtype, seed: int = 0, norm: str = "instance", dropout: bool = False
+) -> dict[str, Network]:
     generator = torch.Generator().manual_seed(seed)
     networks = {
-        "G_A": ResnetGenerator(ngf=4, n_blocks=2, norm=norm),
-        "G_B": ResnetGenerator(ngf=4, n_blocks=2, norm=norm),
+        "G_A": ResnetGenerator(ngf=4, n_blocks=2, norm=norm, dropout=dropout),
+        "G_B": ResnetGenerator(ngf=4, n_blocks=2, norm=norm, dropout=dropout),
         "D_A": NLayerDiscriminator(ndf=4, norm=norm),
         "D_B": NLayerDiscriminator(ndf=4, norm=norm),
     }

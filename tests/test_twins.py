@@ -1,61 +1,20 @@
 """Twin networks beside each other: the fork and the join, and the same training on a GPU."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 
 from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
 from fastcyclegan.steps.cyclegan import STEPS, CycleGAN, Settings
 from fastcyclegan.steps.twins import Twins
+from stand_ins import streams  # noqa: F401
 from test_capture import deterministic, trained  # noqa: F401
 from test_cyclegan import SIZE, make_networks
 from test_gate import everything
 from tiny_runs import run_on_data
 
 
-class Streams:
-    """Stands in for torch.cuda: notes what waits for what, and where things are computed."""
-
-    def __init__(self) -> None:
-        self.seen, self.now, self.made = [], Stream("here", self), 0
-
-    def Stream(self, device):
-        return Stream("other", self)
-
-    def current_stream(self, device):
-        return self.now
-
-    @contextmanager
-    def stream(self, stream):
-        before, self.now = self.now, stream
-        yield
-        self.now = before
-
-
-class Stream:
-    def __init__(self, name, streams) -> None:
-        self.name, self.streams, self.device = name, streams, torch.device("cpu")
-
-    def wait_stream(self, stream):
-        self.streams.seen.append(f"{self.name} waits for {stream.name}")
-
-
-@pytest.fixture
-def streams(monkeypatch):
-    found = Streams()
-    for name in ("Stream", "current_stream", "stream"):
-        monkeypatch.setattr(torch.cuda, name, getattr(found, name))
-
-    def record(tensor, stream):
-        found.seen.append(f"{int(tensor)} is used on {stream.name}")
-
-    monkeypatch.setattr(torch.Tensor, "record_stream", record)
-    return found
-
-
 @pytest.mark.parametrize("concurrent", [False, True])
-def test_fork_and_join(streams, concurrent):
+def test_fork_and_join(streams, concurrent):  # noqa: F811
     def function(x, more):
         streams.seen.append(f"{int(x)} on {streams.now.name}")
         return {"sum": x + more[0]}

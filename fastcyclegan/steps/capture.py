@@ -7,6 +7,7 @@ rate, everything that a model holds.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -56,11 +57,31 @@ class CudaGraphs:
         return result
 
     def record(self, step: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]:
-        """``step`` as a CUDA graph. Raises RuntimeError."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            result = step()
+        """``step`` as a CUDA graph. Raises RuntimeError, and torch goes on as if nothing was."""
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        # torch.cuda.graph does not leave its stream where the end of the capture fails.
+        with torch.cuda.stream(self.stream):
+            try:
+                with torch.cuda.graph(graph, pool=pool, stream=self.stream):
+                    result = step()
+            except RuntimeError:
+                self._forget(pool)
+                raise
         return graph, result
+
+    def _forget(self, pool: tuple[int, int]) -> None:
+        """Tell torch of a capture whose end has failed, which leaves that in the middle of it.
+
+        Its allocator would keep what several streams have used, and all that the capture has taken;
+        its generator would draw nothing more. As of torch 2.13 nothing public does this.
+        """
+        device = self.stream.device.index
+        with suppress(RuntimeError):  # which there is where the end has not failed
+            torch._C._cuda_endAllocateToPool(device, pool)
+            torch._C._cuda_releasePool(device, pool)
+            # the generator is let go by a capture that ends
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self.stream):
+                torch.zeros((), device=self.stream.device)
 
 
 class CapturedStep:
@@ -119,7 +140,8 @@ class CapturedStep:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as problem:
-            reason = str(problem).strip().partition("\n")[0]
+            # what was tried comes before the end of the capture, which fails for that
+            reason = str(problem.__context__ or problem).strip().partition("\n")[0]
             self._say(f"warning: the step could not be captured, and runs uncaptured: {reason}")
         finally:
             model.phase = phase

@@ -79,6 +79,8 @@ def adam(weights: Iterable[Weights], lr: float, beta1: float) -> torch.optim.Ada
         # What torch makes in the first step: here from the beginning, so that a step only changes.
         moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
         optimiser.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+    # The first steps run uncaptured, and all do without --cuda_graph: no reason to warn.
+    optimiser._warned_capturable_if_run_uncaptured = True
     return optimiser
 
 
