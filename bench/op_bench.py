@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -109,15 +110,8 @@ class Differentiable:
         return lambda: self.gradients(outputs, retain=True)
 
     def us(self, mode: str) -> dict[str, float]:
-        device = self.inputs[0].device
-        if device.type == "cpu":
-            return graph_us(self.body(mode), device)
-        # Backward runs on the stream of its forward, which must be the one that is captured.
-        stream = torch.cuda.graph.default_capture_stream or torch.cuda.Stream()
-        torch.cuda.graph.default_capture_stream = stream
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            return graph_us(self.body(mode), device)
+        with capture_stream(DEVICE):
+            return graph_us(self.body(mode), DEVICE)
 
     def error(self) -> dict[str, float]:
         outputs = self.forward()
@@ -127,6 +121,23 @@ class Differentiable:
         dys = [dy.double() for dy in self.dys]
         truth = {"y": true[0].detach(), "dx": torch.autograd.grad(true, inputs, dys)[0]}
         return {name: relative_error(found[name], t) for name, t in truth.items()}
+
+
+@contextmanager
+def capture_stream(device: torch.device) -> Iterator[None]:
+    """Within it the stream that graphs are captured on is the current one.
+
+    Backward runs on the stream of its forward, which must be the one that is captured.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.graph.default_capture_stream or torch.cuda.Stream()
+    torch.cuda.graph.default_capture_stream = stream
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
@@ -214,7 +225,9 @@ class OpBench:
         free_memory(DEVICE)
         figures = self._figures(run, case, mode)
         calls = max(1, round(ROUND_US / figures["us"]["median"]))
-        replay = capture(run.body(mode), DEVICE)
+        with capture_stream(DEVICE):
+            body = run.body(mode)  # as long as it is replayed
+            replay = capture(body, DEVICE)
 
         def synchronous() -> None:
             for _ in range(calls):

@@ -1,6 +1,7 @@
 """The benches of the ops: what they count, and that every provider computes the same."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from bench import (
     bench_image_pool,
     bench_instance_norm,
     bench_reflection_pad,
+    op_bench,
 )
 from bench.op_bench import DEVICE, ImageCase, table
 from fastcyclegan.kernels.augment import augment_ref
 from fastcyclegan.kernels.philox import POOL_A, philox_ref
+from stand_ins import streams  # noqa: F401
 
 MODULES = (
     bench_augment,
@@ -67,6 +70,36 @@ def test_rows(op, monkeypatch):
         assert row["of_copy"] == pytest.approx(row["GB_per_s"] / 100, abs=0.002)
     lines = table({"copy_GB_per_s": 100, "rows": rows}).splitlines()
     assert len(lines) == 1 + len(op.modes) and all(str(case) in line for line in lines[1:])
+
+
+def test_what_is_captured_was_made_on_the_stream_of_the_capture(streams, monkeypatch):  # noqa: F811
+    """Backward runs on the stream of its forward, which another capture must not see."""
+
+    class Made:
+        def error(self):
+            return {"y": 0.0}
+
+        def body(self, mode):
+            return lambda made=streams.now.name: (made, streams.now.name)
+
+        def us(self, mode):
+            return {"median": 5000.0}
+
+    def capture(body, device):
+        seen.append(body())
+        return body
+
+    seen, stand_ins = [], {"DEVICE": torch.device("cuda"), "capture": capture}
+    stand_ins |= {"free_memory": lambda device: None, "copy_gb_per_s": lambda: 1.0}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(op_bench, name, stand_in)
+    monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    op = replace(OPS[0], run=lambda case, provider: Made())
+    benchmark = SimpleNamespace(extra_info={}, pedantic=lambda *given, **options: None)
+    op.bench(benchmark, (op.small[0], "ref", "bwd"))
+    assert seen == [("other", "other")] and streams.now.name == "here"
+    assert streams.seen == ["other waits for here", "here waits for other"]
 
 
 def test_bytes_of_augment():
