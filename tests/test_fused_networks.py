@@ -191,6 +191,12 @@ def test_nor_any_in_compiled_pieces(device, unfolded_ends):
     for name, tensor in eager.items():
         assert torch.equal(compiled[name], tensor), name
     assert seen.keys() - VIEWS == (PASSES | {"reflection_pad_bwd"})
+    # nor does the code around them bring a gradient into the layout of its output
+    net.impl, weights = "triton", net.weights_in(x.dtype)
+    y = net.compute(x.detach(), weights)
+    with Recorder() as recorder:
+        torch.autograd.grad(y, weights, torch.ones_like(y))
+    assert recorder.seen["instance_norm_bwd"] == 9 and "copy_" not in recorder.seen
 
 
 def step(impl: str, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:

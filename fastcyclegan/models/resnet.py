@@ -26,10 +26,10 @@ DROPPED = 0.5
 Features = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
-def encode(x: torch.Tensor, layers: Sequence[Layer], padded: bool, training: bool) -> Features:
+def encode(x: torch.Tensor, layers: Sequence[Layer], padded: bool, training: bool) -> torch.Tensor:
     """(N, C, H, W) to (N, 4 ngf, H/4, W/4): 7x7, then two 3x3 convolutions of stride 2.
 
-    With ``padded`` also the reflection-padded form that the first residual block reads.
+    With ``padded`` the last norm and its ReLU are left to who pads.
     """
     first, down1, down2 = layers
     x = conv_from_few(reflection_pad(x, 3, impl=first.impl), first.weight, first.bias)
@@ -37,9 +37,7 @@ def encode(x: torch.Tensor, layers: Sequence[Layer], padded: bool, training: boo
     x = F.conv2d(x, down1.weight, down1.bias, stride=2, padding=1)
     x = normalise(x, down1, "relu", training)
     x = F.conv2d(x, down2.weight, down2.bias, stride=2, padding=1)
-    if padded:
-        return instance_norm_pad(x, act="relu", eps=EPS, impl=down2.impl)
-    return normalise(x, down2, "relu", training)
+    return x if padded else normalise(x, down2, "relu", training)
 
 
 def residual_block(
@@ -190,9 +188,16 @@ class ResnetGenerator(Network):
         # the kernels write a block's result and its reflection at once; apart from them each block
         # pads what it reads, so that all blocks are the same compiled code
         fused = self.norm == "instance" and self.padding == "reflect" and use_triton(x, self.impl)
-        x = pieces["encode"](x, layers[:3], fused and bool(blocks), self.training)
+        fused = fused and bool(blocks)
+        x = pieces["encode"](x, layers[:3], fused, self.training)
+        block = pieces["residual_block"]
+        if fused:
+            # Convolutions and kernels of ours leave a compiler nothing to do; where its code hands
+            # on two outputs in one memory, it copies their gradients into that layout.
+            x = instance_norm_pad(x, act="relu", eps=EPS, impl=self.impl)
+            block = residual_block
         choices = self.padding, self.dropout, self.residual_relu
         for index, pair in enumerate(blocks, start=1):
             padded = fused and index < len(blocks)
-            x = pieces["residual_block"](x, *pair, *choices, padded, self.training)
+            x = block(x, *pair, *choices, padded, self.training)
         return pieces["decode"](x, layers[-3:], self.upsample, self.pixel_range, self.training)
