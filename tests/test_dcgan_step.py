@@ -9,13 +9,16 @@ from bench.examples import VARIABLE, ExamplesDCGAN, checkout
 from fastcyclegan.models import DCGANDiscriminator, DCGANGenerator, build
 from fastcyclegan.models.initialisation import init_weights
 from fastcyclegan.steps import dcgan
+from fastcyclegan.steps.capture import WARM_UP, CapturedStep, CudaGraphs
 from fastcyclegan.steps.dcgan import DCGAN, NAMES, STEPS, Settings
+from fastcyclegan.steps.state import train_state
 from record_dcgan import BATCH, DATA, NDF, NGF, NZ, formula_batch, formula_weights
+from test_capture import deterministic  # noqa: F401
 
 RECORDED = json.loads(DATA.read_text(encoding="utf-8"))
 
 
-def make_model(dtype=torch.float64, **settings) -> DCGAN:
+def make_model(dtype=torch.float64, device="cpu", **settings) -> DCGAN:
     """A small one of 16 pixels, with weights wide enough that activations are not tiny."""
     generator = torch.Generator().manual_seed(3)
     networks = {"G": DCGANGenerator(7, 4, 3, 16), "D": DCGANDiscriminator(3, 5, 16)}
@@ -26,7 +29,7 @@ def make_model(dtype=torch.float64, **settings) -> DCGAN:
         networks["G_ema"] = build(networks["G"].arch).requires_grad_(False)
         networks["G_ema"].load_state_dict(networks["G"].state_dict())
     for net in networks.values():
-        net.to(torch.promote_types(dtype, torch.float32))
+        net.to(device, torch.promote_types(dtype, torch.float32))
     return DCGAN(networks, Settings(**settings))
 
 
@@ -185,3 +188,31 @@ def test_bf16_copies_follow_the_masters_and_stay_near_fp32():
     }
     # eight bits of precision, through a few layers and steps
     torch.testing.assert_close(rows[torch.bfloat16], rows[torch.float64], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_captured_equals_uncaptured_bit_for_bit(dtype, deterministic):  # noqa: F811
+    """With other noise in each replay, and one step that is not finite."""
+    rows, states, said, spoilt = [], [], [], WARM_UP + 5
+    for graphs in (None, CudaGraphs(torch.device("cuda", 0))):
+        model, step = make_model(dtype, "cuda", ema=0.9), STEPS["fused"]
+        if graphs:
+            step = CapturedStep(step, said.append, graphs)
+        losses = []
+        for number in range(20):
+            model.set_lr(2e-4 if number < 10 else 1e-4)
+            real = images(number, dtype)
+            real[0, 0, 0, 0] = float("nan") if number == spoilt else 0.0
+            losses.append(step(model, real.cuda(), torch.arange(3).cuda() + 3 * number).clone())
+        rows.append(torch.stack(losses))
+        found = {
+            f"{n}/{k}": x for n, net in model.networks.items() for k, x in net.state_dict().items()
+        }
+        states.append(found | train_state(model))
+        assert model.gate.read().numbers == (3 * spoilt,)
+    assert "captured in one CUDA graph" in said[0]
+    assert rows[0].isnan().any(1).nonzero().tolist() == [[spoilt]]
+    assert torch.equal(rows[1].nan_to_num(7), rows[0].nan_to_num(7))
+    assert all(torch.equal(states[1][name], states[0][name]) for name in states[0])
+    assert len({tuple(row) for row in rows[1].tolist()}) == len(rows[1])

@@ -19,6 +19,7 @@ from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
 from fastcyclegan.steps.gradients import BUCKETS, split
 from fastcyclegan.steps.model import Model
 from processes import on_ranks, train_on_ranks
+from test_capture import deterministic  # noqa: F401
 from test_cyclegan import SIZE, images, make_networks
 from tiny_runs import TINY, final_state, make_images, run_on_data
 
@@ -271,7 +272,7 @@ def test_a_process_finds_its_place(told, found):
 
 
 @pytest.mark.cuda
-def test_a_step_with_its_messages_is_captured(tmp_path):
+def test_a_step_with_its_messages_is_captured(tmp_path, deterministic):  # noqa: F811
     """NCCL with one process: the losses and weights of the step without messages."""
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1

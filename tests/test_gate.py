@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcyclegan.steps import gate
+from fastcyclegan.steps.capture import WARM_UP, CapturedStep, CudaGraphs
 from fastcyclegan.steps.cyclegan import STEPS, CycleGAN, Settings
 from test_cyclegan import images, make_model
 
@@ -169,15 +170,18 @@ def test_the_host_waits_for_nothing(norm, monkeypatch):
 
 
 @pytest.mark.cuda
-def test_on_a_gpu_a_step_that_is_not_finite_changes_nothing():
+@pytest.mark.parametrize("captured", [False, True])
+def test_on_a_gpu_a_step_that_is_not_finite_changes_nothing(captured):
     networks = {name: net.cuda() for name, net in make_model(torch.float32).networks.items()}
     settings, shape = Settings(dtype=torch.bfloat16, pool_size=2), (3, 32, 32)
-    model = CycleGAN(networks, settings, shape, shape)
-    for step, spoil in enumerate((None, NAN, None, INF)):
+    model, step, clean = CycleGAN(networks, settings, shape, shape), STEPS["fused"], 1
+    if captured:
+        step, clean = CapturedStep(step, print, CudaGraphs(model.device)), WARM_UP + 1
+    for number, spoil in enumerate((*[None] * clean, NAN, None, INF)):
         before = everything(model)
-        batch = [images(2, step, domain, torch.bfloat16).cuda() for domain in (0, 1)]
+        batch = [images(2, number, domain, torch.bfloat16).cuda() for domain in (0, 1)]
         if spoil is not None:
             batch[0][0, 0, 0, 0] = spoil
-        STEPS["fused"](model, *batch, torch.arange(2, device="cuda") + 2 * step)
+        step(model, *batch, torch.arange(2, device="cuda") + 2 * number)
         assert same(everything(model), before) == (spoil is not None)
-    assert model.gate.read() == gate.Skipped(2, (2, 6), 1)
+    assert model.gate.read() == gate.Skipped(2, (2 * clean, 2 * clean + 4), 1)

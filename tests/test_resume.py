@@ -286,3 +286,16 @@ def test_compiled_runs_of_other_systems_resume(here, monkeypatch, module, words)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("same\n"), done.stderr[-2000:]
     assert "eager instead" not in done.stdout
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("words", ["", "--precision bf16 --norm batch --dropout"])
+@pytest.mark.parametrize("graph", ["off", "on"])
+def test_a_run_on_a_gpu_resumes_as_the_same_run(here, words, graph):
+    """One graph of many replays or two of fewer, behind other first steps."""
+    words = ["--device", "cuda", "--deterministic", "--cuda_graph", graph, *words.split()]
+    for name, stops in (("whole", [14]), ("parts", [6, 14])):
+        for stop in stops:
+            assert run_on_data(*words, "--name", name, "--steps", str(stop)) == 0
+    whole, parts = (final_state(here / "checkpoints" / name) for name in ("whole", "parts"))
+    assert same(whole[:2], parts[:2])

@@ -247,3 +247,16 @@ def test_toy_images_are_learnt(folder, capsys):
     distance, diversity, _ = scores("0001")
     at_start = float(capsys.readouterr().out.split("at the start ")[1].split(";")[0])
     assert distance <= 0.5 * at_start and diversity >= 0.5
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("words", ["", "--precision bf16 --ema 0.9 --compile"])
+def test_on_a_gpu_a_run_is_the_same_twice_and_captured_or_not(folder, words):
+    """Bit for bit, as its products of matrices are too."""
+    words = ["--device", "cuda", "--deterministic", "--steps", "9", *words.split()]
+    for name, graph in (("plain", "off"), ("once", "on"), ("again", "on")):
+        assert run("--name", name, "--cuda_graph", graph, *words) == 0
+    plain, *others = (final_state(folder / "checkpoints" / n) for n in ("plain", "once", "again"))
+    for found in others:
+        assert same(found[1], plain[1])
+        assert all(same(found[0][name], plain[0][name]) for name in plain[0])
