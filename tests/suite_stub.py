@@ -12,6 +12,15 @@ from bench.gpu_suite.cases import Case
 
 def cases(plan):
     do = partial(partial, _begun, plan.out)
+    if (plan.out / "pair").exists():
+        meet = partial(partial, _meet, plan.out)
+        return [
+            Case("left", do("left", meet("left", "right")), 0.1, limit=60),
+            Case("right", do("right", meet("right", "left")), 0.1, limit=60),
+            Case("after", do("after", dict), 0.1, turn=1),
+            Case("before", do("before", dict), 0.1, turn=-1),
+            Case("alone", do("alone", dict), 0.1, turn=2, alone=True),
+        ]
     return [
         Case("quick", do("quick", lambda: {"answer": 42}), 0.1),
         Case("wrong", do("wrong", _raise), 0.1, process="shared"),
@@ -32,6 +41,14 @@ def _begun(out: Path, name: str, run):
     with open(out / "begun", "a") as file:
         file.write(f"{name}\n")
     return run()
+
+
+def _meet(out: Path, mine: str, other: str):
+    """Comes to an end only beside the other."""
+    (out / mine).touch()
+    while not (out / other).exists():
+        time.sleep(0.05)
+    return {}
 
 
 def _raise():

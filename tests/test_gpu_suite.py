@@ -74,6 +74,16 @@ def test_a_second_call_does_the_rest_and_what_failed_last(tmp_path):
     assert begun == [] and states(found)["told"] == LEFT and states(found)["wrong"] == FAILED
 
 
+def test_some_run_beside_each_other_and_what_is_wanted_most_runs_first(tmp_path, monkeypatch):
+    """The record has them in the order of the table all the same."""
+    (tmp_path / "pair").touch()
+    monkeypatch.setattr(suite_stub, "LANES", 2, raising=False)
+    found, begun = run(tmp_path)
+    assert set(states(found).values()) == {DONE} and len(begun) == 5
+    assert begun[0] == "alone" and begun.index("after") == 4
+    assert list(found.cases) == ["left", "right", "after", "before", "alone"]
+
+
 def test_the_summary_comes_to_an_end_with_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(cases.PARTS, "stub", suite_stub.__name__)
     found, _ = run(tmp_path, "quick", "wrong", "long")
@@ -203,8 +213,10 @@ def test_rows_of_a_ladder(part, tmp_path, monkeypatch):
         suite_options = size.config(row, 1)
         assert suite_options.batch_size == 1 and row.precision in ("fp32", "tf32", "bf16")
     monkeypatch.setattr(ladder_part, "_gpu", lambda: "NVIDIA H200")
-    found = part.cases(Plan(tmp_path, 500))
+    found = sorted(part.cases(Plan(tmp_path, 500)), key=lambda case: case.turn)
     assert len({case.name for case in found}) == len(found)
+    first = next(case.name for case in found if ", batch " in case.name)
+    assert "images drawn in each step: the full step" in first
     if part is ladder_part:
         assert [c.name for c in found[:2]] == ["probe norm_gradients", "probe ceilings"]
         steps_of = [c.name for c in found if ", batch " in c.name]

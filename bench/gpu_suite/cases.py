@@ -50,6 +50,8 @@ class Case:
         seconds: that it takes about; it is not begun with less left.
         limit: seconds after which it is ended.
         process: neighbours of one name here share a process, as long as they succeed; "": none do.
+        turn: those of the smallest are run first, whatever their place.
+        alone: nothing else is run beside it, even in a part with ``LANES``.
     """
 
     name: str
@@ -57,13 +59,15 @@ class Case:
     seconds: float
     limit: float = 180.0
     process: str = ""
+    turn: int = 0
+    alone: bool = False
 
 
 class Part(Protocol):
-    """What the module of a part has."""
+    """What the module of a part has, and ``LANES`` if its cases may be run beside each other."""
 
     def cases(self, plan: Plan) -> Sequence[Case]:
-        """All cases, the most important ones first; the same in every process."""
+        """All cases in the order of the table; the same in every process."""
 
     def lines(self, results: Mapping[str, Result]) -> list[str]:
         """The table of what was found, by name of its case."""

@@ -30,6 +30,14 @@ ROWS = [
     Row("  with cudnn.benchmark", CAPTURED, benchmark=True),
     Row("  with images drawn in each step: the full step", CAPTURED, drawn=True),
 ]
+FIRST = (
+    "  with images drawn in each step: the full step",
+    "pytorch/examples, fp32 with TF32 convolutions",
+    "reference tf32",
+    "+ kernels",
+    "+ one CUDA graph",
+    "reference, autocast bf16, torch.compile",
+)
 SIZE = Size("64 px", PRESETS["dcgan"])
 TINY = Size("64 px, ngf 4", PRESETS["dcgan"] | {"ngf": 4, "ndf": 4})
 BATCH, TINY_BATCH = 128, 4
@@ -40,7 +48,7 @@ def cases(plan: Plan) -> Sequence[Case]:
     """The rows, the peer's only where its checkout is."""
     rows = [row for row in ROWS if row.peer is None or checkout() is not None]
     if not plan.rehearse:
-        return list(step_cases(rows, SIZE, ((BATCH,),), "DCGAN step"))
+        return list(step_cases(rows, SIZE, ((BATCH,),), "DCGAN step", first=FIRST))
     rows = [row for row in rows if row.name in REHEARSED]
     return list(step_cases(rows, TINY, ((TINY_BATCH,),), "DCGAN step"))
 

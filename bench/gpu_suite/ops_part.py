@@ -16,11 +16,12 @@ from bench.recorded import from_benchmarks
 
 # Torch's own ways to run Adam are no op of ours, but belong beside them.
 OTHERS = ("bench_optimiser",)
+FIRST = "bench_instance_norm"
 REHEARSED = ("bench_reflection_pad", "ref")
 
 
 def cases(plan: Plan) -> Sequence[Case]:
-    """The kernels of all ops first, then torch.compile, the references, PyTorch's modules."""
+    """A case for each op and provider; what the norm's kernels are compared with comes first."""
     found = {path.stem: op for path in sorted(ROOT.glob("bench/bench_*.py")) if (op := _op(path))}
     if plan.rehearse:
         found = {k: op for k, op in found.items() if k in REHEARSED}
@@ -32,9 +33,21 @@ def cases(plan: Plan) -> Sequence[Case]:
         pairs += [(stem, "") for stem in OTHERS]
     seconds = 10 if plan.rehearse else 30
     return [
-        Case(f"{stem} {provider}".strip(), partial(bench, stem, provider), seconds, limit=240)
+        Case(
+            f"{stem} {provider}".strip(),
+            partial(bench, stem, provider),
+            seconds,
+            limit=240,
+            turn=_turn(stem, provider),
+        )
         for stem, provider in pairs
     ]
+
+
+def _turn(stem: str, provider: str) -> int:
+    if stem == FIRST and provider != "ref":
+        return 0
+    return 1 if provider == "triton" else 2
 
 
 def _op(path: Path) -> OpBench | None:

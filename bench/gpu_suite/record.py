@@ -38,6 +38,7 @@ class Record:
             _check(self.path, before, self.found)
             self.found = before | {"machine": _joined(before["machine"], machine)}
         self.found["runs"].append(machine)
+        self._names: list[str] = []
 
     @property
     def cases(self) -> dict[str, dict[str, Any]]:
@@ -57,10 +58,13 @@ class Record:
         """Note how a case ended. What an earlier call found stays where it was left out now."""
         if outcome.state != LEFT or self.state(name) in (None, LEFT):
             self.cases[name] = asdict(outcome) | {"run": len(self.found["runs"]) - 1}
+            if self._names:
+                self.keep(self._names)
         write_atomic(self.path, (json.dumps(self.found, indent=1) + "\n").encode())
 
     def keep(self, names: list[str]) -> None:
-        """Forget what is not a case any more and was never done; bring the rest in this order."""
+        """Forget what is not a case any more and was never done; the rest is in this order."""
+        self._names = names
         known = {name: self.cases[name] for name in names if name in self.cases}
         done = {n: c for n, c in self.cases.items() if n not in known and c["state"] == DONE}
         self.found["cases"] = known | done

@@ -9,13 +9,8 @@ from functools import partial
 import torch
 
 from bench.gpu_suite.cases import Case, Result
-from bench.probes.timing import (
-    busy_us,
-    elapsed_ms,
-    host_ms,
-    spread,
-    trace_kernels,
-)
+from bench.probes.peer import kernel_profile
+from bench.probes.timing import elapsed_ms, host_ms, spread
 from bench.step_rows import DEVICE, Row, Size, begin, set_switches
 
 # Steps before the first that is timed: a captured one is recorded in them.
@@ -31,15 +26,19 @@ def step_cases(
     batches: Sequence[Sequence[int]],
     step: str,
     tflop: Callable[[Row], float] | None = None,
+    first: Sequence[str] = (),
 ) -> Iterator[Case]:
     """A case for each row and batch; those of one row in a set of ``batches`` share a process.
 
     Args:
         step: whose it is, for the name of a table.
         tflop: that one image, or pair, needs, whatever the row computes.
+        first: names of the rows that are run first.
     """
-    for together in batches:
+    turns = {name: turn for turn, name in enumerate(first)}
+    for place, together in enumerate(batches):
         for row in rows:
+            turn = place * (len(turns) + 1) + turns.get(row.name, len(turns))
             wanted = [batch for batch in together if not row.batches or batch in row.batches]
             for batch in wanted:
                 extra = {"TFLOP": tflop(row) * batch} if tflop else {}
@@ -48,7 +47,7 @@ def step_cases(
                 seconds = 60.0 if row.compiles else 15.0
                 limit = 300.0 if row.mode else 180.0
                 process = f"{row.name} {together}"
-                yield Case(f"{row.name}, batch {batch}", run, seconds, limit, process)
+                yield Case(f"{row.name}, batch {batch}", run, seconds, limit, process, turn)
 
 
 def measure(row: Row, size: Size, batch: int, extra: Result) -> Result:
@@ -78,12 +77,15 @@ def _timed(step: Callable[[], torch.Tensor]) -> Result:
 
 
 def _traced(step: Callable[[], torch.Tensor]) -> Result:
-    events = trace_kernels(step, DEVICE, TRACED)
-    kinds = [event["kind"] for event in events]
+    """Where the time goes: which kernels, and what changes layouts or copies among them."""
+    found, shown = kernel_profile(step, DEVICE, TRACED), ("name", "launches", "ms")
+    kernels, activities = found["kernels_per_step"], found["device_activities_per_step"]
     return {
-        "kernels": round(kinds.count("kernel") / TRACED, 1),
-        "copies_and_fills": round(sum(k.startswith("gpu_mem") for k in kinds) / TRACED, 1),
-        "busy_ms": round(busy_us(events) / TRACED / 1e3, 3),
+        "kernels": kernels,
+        "copies_and_fills": round(activities - kernels, 1) if DEVICE.type == "cuda" else 0.0,
+        "busy_ms": found["gpu_busy_ms_per_step"],
+        "classes": [{x: row[x] for x in shown} for row in found["classes"]],
+        "top_kernels": [{x: row[x] for x in shown} for row in found["top_kernels"]],
     }
 
 

@@ -1,7 +1,8 @@
 """Part tests: the machine, its ceilings, every test marked cuda, and a look at memory accesses.
 
 A GPU context that one test has spoiled must not fail the next: each file of tests has a process of
-its own, each test function of a large file too.
+its own, each test function of a large file too, and each dtype of the largest. Several are run at
+once: most of the time goes into compiling for one core.
 """
 
 from __future__ import annotations
@@ -17,9 +18,16 @@ from pathlib import Path
 from bench.gpu_suite.cases import ROOT, Case, Plan, Result
 from bench.gpu_suite.processes import python, run_pytest
 
-# Files whose functions are run one by one, and what compute-sanitizer looks at of them.
+LANES = 5
+# Files whose functions are run one by one, and functions whose dtypes are.
 SPLIT = ("test_op_contract.py",)
-WATCHED = ("matches_the_reference_in_fp64", "memory", "empty")
+LARGEST = "test_matches_the_reference_in_fp64"
+DTYPES = ("bfloat16", "float32", "float16", "float64")
+# What compute-sanitizer looks at of them; of the largest one dtype.
+WATCHED = ("memory", "empty", f"{LARGEST} float32")
+# What has never been seen elsewhere comes first: the step as a graph, whole runs.
+FIRST = ("capture", "dcgan_step", "gate", "feed", "train", "resume", "train_dcgan", "distributed")
+FIRST += ("out_of_memory", "fused_networks", "twins")
 SANITIZER = "compute-sanitizer"
 TOOLS = ("memcheck", "racecheck")
 REHEARSED = "tests/test_philox.py"
@@ -28,14 +36,32 @@ REHEARSED = "tests/test_philox.py"
 def cases(plan: Plan) -> Sequence[Case]:
     """Environment and ceilings, then tests, then compute-sanitizer where it is installed."""
     first = [
-        Case("environment", partial(environment, plan), 5),
-        Case("ceilings", partial(ceilings, plan), 5),
+        Case("environment", partial(environment, plan), 5, alone=True),
+        Case("ceilings", partial(ceilings, plan), 5, alone=True),
     ]
     if plan.rehearse:
         words = ["-m", "not slow", REHEARSED]
         return [*first, Case(REHEARSED, partial(run_pytest, words), 5)]
-    tests = [Case(name, partial(run_pytest, ["-m", "cuda", name]), 20) for name in marked()]
+    tests = [
+        Case(name, partial(run_pytest, ["-m", "cuda", *words]), 20, limit=300, turn=_turn(name))
+        for name, words in selections()
+    ]
     return [*first, *tests, *_sanitized()]
+
+
+def _turn(name: str) -> int:
+    stem = Path(name.partition("::")[0]).stem.removeprefix("test_")
+    return FIRST.index(stem) if stem in FIRST else len(FIRST)
+
+
+def selections() -> Iterator[tuple[str, list[str]]]:
+    """Of each case of tests, the name and what pytest is told."""
+    for name in marked():
+        if name.endswith(f"::{LARGEST}"):
+            # "float16" is in the name of bfloat16 as well
+            yield from ((f"{name} {x}", [name, "-k", f"torch.{x}-"]) for x in DTYPES)
+        else:
+            yield name, [name]
 
 
 def environment(plan: Plan) -> Result:
@@ -88,14 +114,18 @@ def sanitizer() -> str | None:
 
 def _sanitized() -> Iterator[Case]:
     program = sanitizer()
-    watched = [n for n in marked() if any(word in n.partition("::")[2] for word in WATCHED)]
+    watched = [
+        (name, words)
+        for name, words in selections()
+        if any(word in name.partition("::")[2] for word in WATCHED)
+    ]
     for tool in TOOLS if program else ():
         before = [program, "--tool", tool, "--error-exitcode", "1"]
         # Each tensor in an allocation of its own, or the allocator's cache hides what is beyond.
         own = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        for name in watched:
-            run = partial(run_pytest, ["-m", "cuda", name], own, before)
-            yield Case(f"{tool} {name}", run, 30, limit=240)
+        for name, words in watched:
+            run = partial(run_pytest, ["-m", "cuda", *words], own, before)
+            yield Case(f"{tool} {name}", run, 30, limit=240, turn=len(FIRST) + 1)
 
 
 def lines(results: Mapping[str, Result]) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 
 from bench.jz import VARIABLE, checkout, cyclegan_model
 from bench.probes.timing import (
+    Body,
     Budget,
     busy_us,
     elapsed_ms,
@@ -29,6 +30,7 @@ VARIANTS = {
     "autocast bf16, channels_last": {"autocast": True, "channels_last": True},
 }
 CLASSES = {
+    "Inductor": r"^triton_",
     "layout change": r"nchwToNhwc|nhwcToNchw|convertTensor|transpose",
     "reflection pad": r"reflection",
     "norm": r"batch_norm|bn_|welford|norm_",
@@ -91,7 +93,7 @@ def peer_step(device: torch.device, budget: Budget, tiny: bool) -> dict:
     # The profiler slows later launches down, so that all profiles come after all timings.
     for row in rows:
         step = models[row["batch"]][row["variant"]]
-        row |= _profile(step, device, 1 if tiny else 3)
+        row |= kernel_profile(step, device, 1 if tiny else 3)
     del models
     free_memory(device)
     tf32 = torch.backends.cudnn.allow_tf32
@@ -124,14 +126,15 @@ def _rows(steps: dict[str, PeerStep], batch: int, device: torch.device, tiny: bo
     return rows
 
 
-def _profile(step: PeerStep, device: torch.device, calls: int) -> dict:
+def kernel_profile(step: Body, device: torch.device, calls: int) -> dict:
+    """Launches and ms per call of `step`: in all, by class of kernel, and of the longest ones."""
     events = trace_kernels(step, device, calls)
     by_name: dict[str, list[float]] = defaultdict(list)
     by_class: dict[str, list[float]] = defaultdict(list)
     for event in events:
         by_name[event["name"]].append(event["dur_us"])
         by_class[_class_of(event["name"])].append(event["dur_us"])
-    total = sum(e["dur_us"] for e in events)
+    total = sum(e["dur_us"] for e in events) or 1.0
 
     def line(label: str, durations: list[float]) -> dict:
         return {
