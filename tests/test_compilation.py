@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from fastcyclegan.errors import UserError
+from fastcyclegan.kernels.philox import NOISE, normal_ref
 from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
+from fastcyclegan.steps import dcgan
 from fastcyclegan.steps.compilation import (
     SCOPES,
     compile_model,
@@ -20,6 +22,7 @@ from fastcyclegan.steps.compilation import (
 from fastcyclegan.steps.cyclegan import STEPS
 from house_rules import ROOT
 from test_cyclegan import images, make_model
+from test_dcgan_step import make_model as make_dcgan
 
 CPU = torch.device("cpu")
 
@@ -83,3 +86,23 @@ def test_the_compiled_step_equals_the_eager_one(scope):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_gpu_draws_by_one_compiled_function(monkeypatch, device, scope):
+    model = make_dcgan()
+    monkeypatch.setattr(dcgan.DCGAN, "device", torch.device(device))
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(f) or f)
+    compile_model(model, scope)
+    assert (normal_ref in compiled) == (device == "cuda")
+
+
+def test_what_is_drawn_can_be_compiled_whole():
+    """As a GPU's compiler sees it; the bits of the words are the same, of the waves the last."""
+    torch._dynamo.reset()
+    number = torch.arange(5) + 2**33
+    whole = torch.compile(normal_ref, fullgraph=True, dynamic=False, backend="aot_eager")
+    found = whole(7, NOISE, number, 100)
+    torch.testing.assert_close(found, normal_ref(7, NOISE, number, 100), rtol=1e-6, atol=1e-6)

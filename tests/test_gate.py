@@ -169,6 +169,40 @@ def test_the_host_waits_for_nothing(norm, monkeypatch):
         float(model.gate.shut)
 
 
+class Launches(TorchDispatchMode):
+    """Counts the operators that compute something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.count += not name.startswith(("view", "select", "slice", "detach", "empty_like"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("shut", [False, True])
+def test_any_bits_are_put_back_in_a_few_launches(shut):
+    odd, others = torch.tensor([NAN, INF, -0.0, 1.0]), torch.tensor([-INF, 2.0, NAN, 0.0])
+    dtypes = (torch.float32, torch.bfloat16, torch.float64)
+    numbers = torch.tensor([0, -1, 2**62 + 1, 7])
+    before = [odd.to(d) for d in dtypes for _ in range(20)] + [numbers, torch.tensor(NAN)]
+    after = [others.to(d) for d in dtypes for _ in range(20)] + [numbers.flip(0), torch.tensor(1.0)]
+    tensors, guard = [x.clone() for x in before], gate.Gate([], torch.device("cpu"))
+    launches = Launches()
+    with launches:
+        guard.begin(tensors)
+    for tensor, new in zip(tensors, after, strict=True):
+        tensor.copy_(new)
+    guard.shut.fill_(shut)
+    with launches:
+        guard.end(torch.arange(1))
+    for tensor, wanted in zip(tensors, before if shut else after, strict=True):
+        assert torch.equal(*(next(gate.by_width([x]))[0] for x in (tensor, wanted)))
+    assert launches.count < 40 < len(tensors)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("captured", [False, True])
 def test_on_a_gpu_a_step_that_is_not_finite_changes_nothing(captured):

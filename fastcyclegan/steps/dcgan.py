@@ -56,17 +56,19 @@ class DCGAN(Model):
     Attributes:
         generate, discriminator_loss, generator_loss: the functions of these names, or compiled
             ones.
+        normal: ``normal_ref``, or as well compiled.
     """
 
     OWNERS: ClassVar[Mapping[str, tuple[str, ...]]] = {"G": ("G",), "D": ("D",)}
     PHASES: ClassVar[tuple[str, ...]] = ("generate", "discriminator_loss", "generator_loss")
+    DRAWS: ClassVar[tuple[str, ...]] = ("normal",)
 
     def __init__(
         self, networks: dict[str, Network], settings: Settings, ranks: Ranks = ALONE
     ) -> None:
         super().__init__(networks, settings.lr, settings.beta1, settings.dtype, ranks)
         self.settings = settings
-        self.generate = generate
+        self.generate, self.normal = generate, normal_ref
         self.discriminator_loss, self.generator_loss = discriminator_loss, generator_loss
 
     def provisional(self) -> Sequence[torch.Tensor]:
@@ -83,7 +85,7 @@ class DCGAN(Model):
         Of several processes each has its own part of that.
         """
         nz = self.networks["G"].arch["nz"]
-        z = normal_ref(self.settings.seed, NOISE, self.ranks.own(number), nz)
+        z = self.normal(self.settings.seed, NOISE, self.ranks.own(number), nz)
         return z.to(self.settings.dtype)[..., None, None]
 
 

@@ -4,12 +4,41 @@ All of it stays on the device, without a branch or a wait of the host: Adam skip
 ``found_inf``, pools and running statistics are put back. The host reads at ticks what was skipped.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 LISTED = 64
+# By bytes.
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def by_width(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """``tensors`` as integers of their width, those of one width together."""
+    groups: dict[torch.dtype, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        dtype = INTEGERS[tensor.element_size()]
+        groups.setdefault(dtype, []).append(tensor.view(dtype))
+    yield from groups.values()
+
+
+class Kept:
+    """What some tensors of one integer dtype hold now, to be put back into them.
+
+    All of them in a few launches; as integers, so that 0 times anything is 0.
+    """
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        self._tensors, self._old = tensors, [torch.empty_like(x) for x in tensors]
+        torch._foreach_copy_(self._old, tensors)
+
+    def put_back(self, bad: torch.Tensor) -> None:
+        """Put it back where ``bad``, 0-D int64, is 1, and nothing where it is 0; only once."""
+        bad = bad.to(self._tensors[0].dtype)
+        torch._foreach_mul_(self._old, bad)
+        torch._foreach_mul_(self._tensors, 1 - bad)
+        torch._foreach_add_(self._tensors, self._old)
 
 
 @dataclass(frozen=True)
@@ -48,8 +77,7 @@ class Gate:
         # skipped since the last reading, skipped in a row, then the numbers
         self._record = torch.zeros(2 + LISTED, dtype=torch.int64, device=device)
         self._slots = torch.arange(LISTED, device=device)
-        self._now: Sequence[torch.Tensor] = ()
-        self._before: Sequence[torch.Tensor] = ()
+        self._changing: list[Kept] = []
         for optimiser in optimisers:
             optimiser.found_inf = self.shut
 
@@ -57,7 +85,7 @@ class Gate:
     def begin(self, changing: Sequence[torch.Tensor]) -> None:
         """Open, and remember ``changing``: what is changed before the step has been judged."""
         self.shut.zero_()
-        self._now, self._before = changing, [tensor.clone() for tensor in changing]
+        self._changing = [Kept(group) for group in by_width(changing)]
 
     @torch.no_grad()
     def judge(self, losses: torch.Tensor, masters: Iterable[torch.Tensor]) -> None:
@@ -79,9 +107,9 @@ class Gate:
         numbers.copy_(torch.where(here, number[0], numbers))
         skipped += bad
         in_a_row.copy_((in_a_row + 1) * bad)
-        for tensor, old in zip(self._now, self._before, strict=True):
-            tensor.copy_(torch.where(bad.bool(), old, tensor))
-        self._now = self._before = ()
+        for kept in self._changing:
+            kept.put_back(bad)
+        self._changing = []
 
     def read(self) -> Skipped:
         """What was skipped since the last call; one host sync."""

@@ -31,6 +31,7 @@ class Model:
         OWNERS: the networks that each optimiser moves, by its name.
         PHASES: the names of the attributes that hold the functions of a step's phases, which may be
             replaced by compiled ones.
+        DRAWS: those of functions that draw: hundreds of launches on a GPU, compiled a single one.
         weights: of each network that is trained.
         optimisers, gradients: by name, what moves weights and what it reads.
         gate: keeps a step that is not finite from changing anything.
@@ -39,6 +40,7 @@ class Model:
 
     OWNERS: ClassVar[Mapping[str, tuple[str, ...]]]
     PHASES: ClassVar[tuple[str, ...]]
+    DRAWS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
