@@ -1,7 +1,7 @@
 """The training itself: data, networks, run folder, then one loop over the steps."""
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -113,25 +113,25 @@ class Run:
         raise Stop(OUT_OF_MEMORY, explain(self.system, batch, problem))
 
     def _steps(self, first: int, stop: StopRequest, profiler: Profiler) -> int:
-        recorder, take = self.recorder, self._feed()
-        step = first
-        take.go_to(step)
-        while step < self.total:
-            lr = self._learning_rate(step)
-            self.model.set_lr(lr)
-            with profiler.step(step):
-                losses = take(step)
-            self._follow(step, losses)
-            recorder.after_step(step + 1, losses, lr)
-            if step == first:
-                self._first_step()
-            step += 1
-            signum = self.ranks.loudest(stop.signum)
-            if signum and step < self.total:
-                return self._stop(step, signum)
-            if self.skips.too_many:
-                step = self._in_step(self.ranks.together(partial(self._go_back, step)))
-                take.go_to(step)
+        recorder, step = self.recorder, first
+        with closing(self._feed()) as take:
+            take.go_to(step)
+            while step < self.total:
+                lr = self._learning_rate(step)
+                self.model.set_lr(lr)
+                with profiler.step(step):
+                    losses = take(step)
+                self._follow(step, losses)
+                recorder.after_step(step + 1, losses, lr)
+                if step == first:
+                    self._first_step()
+                step += 1
+                signum = self.ranks.loudest(stop.signum)
+                if signum and step < self.total:
+                    return self._stop(step, signum)
+                if self.skips.too_many:
+                    step = self._in_step(self.ranks.together(partial(self._go_back, step)))
+                    take.go_to(step)
         recorder.settle()
         return self._finish()
 

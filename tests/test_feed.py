@@ -1,5 +1,7 @@
 """Images drawn inside of the step, where a graph captures them, are those drawn outside of it."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -73,6 +75,27 @@ def test_images_that_are_not_where_the_step_is_are_handed_over(monkeypatch):
     for step in range(WARM_UP + 2):
         feed(step)
     assert system.sampler.asked == list(range(WARM_UP + 2))
+
+
+def test_a_feed_that_is_closed_holds_no_graph():
+    """As NCCL ends only when the graphs with its messages are gone."""
+
+    class Graphs(Again):
+        def record(self, step):
+            again = Again()
+            recorded.append(weakref.ref(again))
+            return again.record(step)
+
+    recorded, outside = [], trainee()
+    feed = Feed(*outside, Graphs(), lambda line: None)
+    feed.go_to(0)
+    for step in range(WARM_UP + 2):
+        feed(step)
+    gc.collect()
+    assert recorded[0]() is not None
+    feed.close()
+    gc.collect()
+    assert recorded[0]() is None
 
 
 @pytest.mark.parametrize(("options", "resident"), [

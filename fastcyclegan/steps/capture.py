@@ -131,6 +131,10 @@ class CapturedStep:
             self._replay.replay()
         return self._losses
 
+    def close(self) -> None:
+        """Let go of what was recorded, and of its memory; not to be called again."""
+        self._replay, self._given, self._losses = None, [], torch.empty(0)
+
     def _record(self, model: Model) -> None:
         phase, model.phase = model.phase, unmarked
         try:
