@@ -8,7 +8,17 @@ import pytest
 
 import suite_stub
 from bench.gpu_suite import __main__ as suite
-from bench.gpu_suite import cases, dcgan_part, ladder_part, record, steps, tests_part, train_part
+from bench.gpu_suite import (
+    cases,
+    counters,
+    dcgan_part,
+    ladder_part,
+    ops_part,
+    record,
+    steps,
+    tests_part,
+    train_part,
+)
 from bench.gpu_suite.cases import CRASHED, DONE, FAILED, LATE, LEFT, Plan
 from bench.gpu_suite.processes import counted
 from bench.gpu_suite.record import Record
@@ -201,6 +211,35 @@ def test_the_sanitizer_watches_op_tests(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "none"))
     assert not any("check " in c.name for c in tests_part.cases(Plan(tmp_path, 1)))
     assert any("not installed" in line for line in tests_part.lines({}))
+
+
+METRICS = f'"{counters.READ}","{counters.WRITTEN}","{counters.TIME}"'
+NCU = f"""==PROF== Connected to process 7
+==PROF== Profiling "_instance_norm_stats_kernel" - 0: 0%....100% - 1 pass
+"ID","Process ID","Kernel Name","Block Size",{METRICS}
+"","","","","byte","byte","ns"
+"0","7","_instance_norm_stats_kernel","(256, 1, 1)","16,000,000","2048","4,096"
+"1","7","_instance_norm_fwd_kernel","(128, 1, 1)","16000000","17,000,000","9000"
+"""
+
+
+def test_bytes_that_ncu_counts(tmp_path, monkeypatch):
+    program = tmp_path / "ncu"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{NCU}END\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    case = counters.COUNTED[0]
+    assert f"ncu {case}" in [c.name for c in ops_part.cases(Plan(tmp_path, 1))]
+    found = counters.count(case)
+    assert [k["name"] for k in found["kernels"]][1] == "_instance_norm_fwd_kernel"
+    assert found["moved"] == 49_002_048 and found["kernels"][0]["ns"] == 4096
+    (line,) = ops_part.lines({"ncu": found})
+    assert f"{49_002_048 / found['counted']:.2f} times the counted bytes" in line
+    program.write_text("#!/bin/sh\necho no counters; exit 9\n")
+    with pytest.raises(RuntimeError, match=r"exit code 9\nno counters"):
+        counters.count(case)
+    monkeypatch.setattr(counters, "profiler", lambda: None)
+    assert not any(c.name.startswith("ncu") for c in ops_part.cases(Plan(tmp_path, 1)))
 
 
 @pytest.mark.parametrize("part", [ladder_part, dcgan_part])

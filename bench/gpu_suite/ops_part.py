@@ -1,4 +1,4 @@
-"""Part ops: the bench of each op, a process for each way to compute it."""
+"""Part ops: the bench of each op, a process for each way to compute it; bytes, where ncu is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from bench.gpu_suite import counters
 from bench.gpu_suite.cases import ROOT, Case, Plan, Result
 from bench.gpu_suite.processes import run_pytest
 from bench.op_bench import OpBench
@@ -32,7 +33,8 @@ def cases(plan: Plan) -> Sequence[Case]:
     else:
         pairs += [(stem, "") for stem in OTHERS]
     seconds = 10 if plan.rehearse else 30
-    return [
+    counted = counters.COUNTED if counters.profiler() and not plan.rehearse else ()
+    benches = [
         Case(
             f"{stem} {provider}".strip(),
             partial(bench, stem, provider),
@@ -42,6 +44,7 @@ def cases(plan: Plan) -> Sequence[Case]:
         )
         for stem, provider in pairs
     ]
+    return benches + [Case(f"ncu {case}", partial(counters.count, case), 20) for case in counted]
 
 
 def _turn(stem: str, provider: str) -> int:
@@ -82,4 +85,5 @@ def lines(results: Mapping[str, Result]) -> list[str]:
 
     timed = [op for r in results.values() for op in from_benchmarks(r.get("benchmarks", ()))[1]]
     failed = [f"failed: {f['test']}" for r in results.values() for f in r.get("failures", ())]
-    return (op_table(timed).splitlines() if timed else []) + failed
+    bytes_of = [counters.told(r) for r in results.values() if "counted" in r]
+    return (op_table(timed).splitlines() if timed else []) + bytes_of + failed
