@@ -4,6 +4,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from fastcyclegan.errors import SharedStop, Stop, UserError
 from fastcyclegan.files import printable
@@ -47,6 +49,20 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
             return _fail(f"out of memory: {_first_line(problem)}", OUT_OF_MEMORY)
         traceback.print_exc()
         return _fail("this should not happen: please report the lines above", UNEXPECTED)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with ``code``.
+
+    One of several processes ends at once, without Python's own end: a thread of gloo that still
+    holds a tensor would abort it there, and its code would be lost.
+    """
+    if Launch.of().world == 1:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _fail(message: str, code: int, shared: bool = False) -> int:

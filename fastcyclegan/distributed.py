@@ -7,7 +7,9 @@ is waited for in one place, so that a process that is gone or silent is always t
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -228,15 +230,17 @@ def join(launch: Launch, timeout: float) -> Ranks:
     if launch.world == 1:
         return ALONE
     here = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
-    backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() else "gloo"
+    # without a GPU NCCL refuses to be there at all
+    nccl = dist.is_nccl_available() and torch.cuda.is_available()
+    backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
     place = {"rank": launch.rank, "world_size": launch.world}
     place["timeout"] = timedelta(seconds=timeout)
     try:
-        store, *_ = next(rendezvous("env://", **place))
+        store = _store(place, timeout)
         # torchrun's store outlives the processes: what those before a restart left is not for us
         store = dist.PrefixStore(f"start {launch.restarts}", store)
         dist.init_process_group(backend, store=store, **place)
-    except dist.DistNetworkError as problem:
+    except (dist.DistNetworkError, TimeoutError) as problem:
         if "EADDRINUSE" in str(problem):
             raise UserError(
                 f"port {here} is taken by another program: give torchrun another --master_port, or "
@@ -247,6 +251,21 @@ def join(launch: Launch, timeout: float) -> Ranks:
         reason = (str(problem).splitlines() or [""])[0]
         raise UserError(f"the {launch.world} processes did not meet at {here}: {reason}") from None
     return Group(launch.rank, launch.world)
+
+
+def _store(place: dict[str, Any], timeout: float) -> dist.Store:
+    """Where processes meet. Raises TimeoutError: torch may wait for ever for what is no store."""
+    found: Future[dist.Store] = Future()
+
+    def look() -> None:
+        try:
+            store, *_ = next(rendezvous("env://", **place))
+            found.set_result(store)
+        except Exception as problem:
+            found.set_exception(problem)
+
+    threading.Thread(target=look, name="meeting", daemon=True).start()
+    return found.result(timeout)
 
 
 @contextmanager
@@ -266,6 +285,8 @@ def _lost_is_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as problem:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise  # nobody is waited for while a step is recorded: it cannot be
         reason = (str(problem).splitlines() or [""])[0]
         raise RankLost(
             "another process has ended, or did not answer within --dist_timeout "

@@ -1,6 +1,5 @@
 """Train a CycleGAN, or a DCGAN: ``python -m fastcyclegan.train --dataroot FOLDER --compile``."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -209,4 +208,4 @@ _CHECKS = {"cycle_gan": _check_cyclegan, "dcgan": _check_dcgan}
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    command.leave(command.run(main))

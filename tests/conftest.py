@@ -1,6 +1,7 @@
 """Shared by all tests: skipping without a GPU, and no skip that nobody knows about."""
 
 import signal
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -97,3 +98,14 @@ def at(monkeypatch):
 
     monkeypatch.setitem(STEPS, "fused", step)
     return plans
+
+
+@pytest.fixture
+def deterministic(monkeypatch) -> Iterator[None]:
+    """Only operations that give the same bits again."""
+    import torch
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

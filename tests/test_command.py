@@ -57,3 +57,13 @@ def test_a_reader_that_is_gone_is_no_defect():
     done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(("world", "said"), [("1", "said\nat the end\n"), ("2", "said\n")])
+def test_one_of_several_processes_ends_at_once(world, said):
+    code = "import atexit; from fastcyclegan import command; atexit.register(print, 'at the end'); "
+    code += "print('said'); command.leave(6)"
+    place = {"RANK": "0", "WORLD_SIZE": world, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=os.environ | place, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (6, said, "")

@@ -13,7 +13,6 @@ from fastcyclegan.steps.capture import WARM_UP, CapturedStep, CudaGraphs
 from fastcyclegan.steps.dcgan import DCGAN, NAMES, STEPS, Settings
 from fastcyclegan.steps.state import train_state
 from record_dcgan import BATCH, DATA, NDF, NGF, NZ, formula_batch, formula_weights
-from test_capture import deterministic  # noqa: F401
 
 RECORDED = json.loads(DATA.read_text(encoding="utf-8"))
 
@@ -192,7 +191,7 @@ def test_bf16_copies_follow_the_masters_and_stay_near_fp32():
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_captured_equals_uncaptured_bit_for_bit(dtype, deterministic):  # noqa: F811
+def test_captured_equals_uncaptured_bit_for_bit(dtype, deterministic):
     """With other noise in each replay, and one step that is not finite."""
     rows, states, said, spoilt = [], [], [], WARM_UP + 5
     for graphs in (None, CudaGraphs(torch.device("cuda", 0))):

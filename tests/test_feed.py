@@ -15,6 +15,7 @@ from test_capture import Again
 from test_cyclegan import SIZE, make_model
 from test_gate import everything
 from test_sampler import make_set
+from tiny_runs import run_on_data
 
 BATCH = 2
 
@@ -96,6 +97,13 @@ def test_a_feed_that_is_closed_holds_no_graph():
     feed.close()
     gc.collect()
     assert recorded[0]() is None
+
+
+def test_a_training_closes_its_feed(here, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Feed, "close", lambda feed: closed.append(feed))
+    assert run_on_data("--steps", "1") == 0
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize(("options", "resident"), [

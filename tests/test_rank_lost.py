@@ -7,58 +7,74 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed as dist
 
-from fastcyclegan.distributed import joined
 from fastcyclegan.launch import Launch
+from fastcyclegan.recorder import Bystander
 from house_rules import ROOT
-from processes import TIMEOUT, ended, free_port, in_processes
+from processes import ended, free_port, in_processes
 from tiny_runs import TINY, final_state
 
 WORDS = [*TINY, "--dataroot", "data", "--batch_size", "2", "--name"]
 
 
-def stopped_then_silent(here: Path, ports: tuple[int, int]) -> list:
-    """The second process is told to stop; in another training it says nothing any more."""
+def when_it_trains(run: Path, do: Callable[[], None]) -> None:
+    """Call ``do`` in a thread once the training in the folder ``run`` has told of a step."""
+
+    def look() -> None:
+        while not (run / "metrics.jsonl").exists():
+            time.sleep(0.02)
+        do()
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def broken(*arguments) -> None:
+    raise ValueError("broken")
+
+
+def three_ends(here: Path, ports: Sequence[int]) -> None:
+    """The second process is told to stop, breaks, falls silent; all write their ends."""
     os.chdir(here)
-    second = Launch.of().rank == 1
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0])}
-    if second:
-        threading.Timer(3, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    stopped = ended([*WORDS, "stopped", "--n_epochs", "1000000"])
-    os.environ["MASTER_PORT"] = str(ports[1])
-    words = [*WORDS, "silent", "--n_epochs", "1000000", "--dist_timeout", "2"]
-    start = time.monotonic()
-    if second:
-        with joined(Launch.of(), TIMEOUT) as ranks:
-            ranks.together(lambda: None)  # the options
-            time.sleep(4)
-            os.kill(os.getpid(), signal.SIGKILL)
-    return [stopped, ended(words), time.monotonic() - start]
+    rank, after_step = Launch.of().rank, Bystander.after_step
+    acts = {
+        "stopped": partial(os.kill, os.getpid(), signal.SIGTERM),
+        "broken": partial(setattr, Bystander, "after_step", broken),
+        "silent": partial(os.kill, os.getpid(), signal.SIGSTOP),
+    }
+    (here / f"process-{rank}").write_text(str(os.getpid()))
+    for port, (name, act) in zip(ports, acts.items(), strict=True):
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if rank == 1:
+            when_it_trains(here / "checkpoints" / name, act)
+        start = time.monotonic()
+        end = ended([*WORDS, name, "--n_epochs", "1000000", "--dist_timeout", "5"])
+        found = {"seconds": time.monotonic() - start, **end._asdict()}
+        (here / f"{name}-{rank}.json").write_text(json.dumps(found))
+        Bystander.after_step = after_step
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    os.kill(int((here / "process-1").read_text()), signal.SIGKILL)
 
 
-def first_only(here: Path, ports: tuple[int, int]) -> list:
-    found = stopped_then_silent(here, ports)
-    (here / "found.txt").write_text(json.dumps(found))
-    return found
-
-
-def test_a_stop_of_one_stops_all_and_silence_ends_the_rest(here):
+def test_a_stop_of_one_stops_all_and_a_loss_of_one_ends_the_rest(here):
     with pytest.raises(Exception, match="terminated abruptly"):
-        in_processes(2, partial(first_only, here, (free_port(), free_port())))
-    for _ in range(100):
-        if (here / "found.txt").exists():
-            break
-        time.sleep(0.1)
-    stopped, silent, seconds = json.loads((here / "found.txt").read_text())
-    assert stopped[0] == 143 and "stopped at step" in stopped[1]
+        in_processes(2, partial(three_ends, here, [free_port() for _ in range(3)]))
+    ends = {path.stem: json.loads(path.read_text()) for path in here.glob("*.json")}
+    assert ends["stopped-0"]["code"] == ends["stopped-1"]["code"] == 143
+    assert "stopped at step" in ends["stopped-0"]["out"]
     assert final_state(here / "checkpoints/stopped")
-    assert silent[0] == 6 and silent[2].count("\n") == 1 and seconds < 20
-    assert "error: rank 0: another process has ended, or did not answer" in silent[2]
+    assert ends["broken-1"]["code"] == 1 and "ValueError: broken" in ends["broken-1"]["err"]
+    assert "\nerror: rank 1: this should not happen: please report" in ends["broken-1"]["err"]
+    for end in (ends["broken-0"], ends["silent-0"]):
+        assert end["code"] == 6 and end["err"].count("\n") == 1 and end["seconds"] < 20
+        assert "error: rank 0: another process has ended, or did not answer" in end["err"]
 
 
 def second_process(launcher: int) -> int | None:

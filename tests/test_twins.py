@@ -7,7 +7,7 @@ from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
 from fastcyclegan.steps.cyclegan import STEPS, CycleGAN, Settings
 from fastcyclegan.steps.twins import Twins
 from stand_ins import streams  # noqa: F401
-from test_capture import deterministic, trained  # noqa: F401
+from test_capture import trained
 from test_cyclegan import SIZE, make_networks
 from test_gate import everything
 from tiny_runs import run_on_data
@@ -44,7 +44,7 @@ def test_it_is_for_cyclegan_on_a_gpu(here, capsys):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("captured", [False, True])
-def test_the_same_training_on_one_stream_or_two(captured, deterministic):  # noqa: F811
+def test_the_same_training_on_one_stream_or_two(captured, deterministic):
     """60 steps, bit for bit."""
     shape, rows, states = (3, SIZE, SIZE), [], []
     for concurrent in (False, True):
