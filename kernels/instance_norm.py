@@ -81,20 +81,21 @@ def instance_norm_ref(
     its backward is wrong for N = 1 with a channels_last gradient (torch 2.13).
     """
     _check_options(x, act, residual, residual_relu)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    var, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
+    # Channels are last in shape as well: compiled code lays out by shape what it keeps on the way.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).permute(0, 2, 3, 1)
+    var, mean = torch.var_mean(wide, dim=(1, 2), correction=0, keepdim=True)
     y = (wide - mean) * torch.rsqrt(var + eps)
     if weight is not None:
-        y = y * weight.to(y.dtype)[:, None, None]
+        y = y * weight.to(y.dtype)
     if bias is not None:
-        y = y + bias.to(y.dtype)[:, None, None]
+        y = y + bias.to(y.dtype)
     if residual is not None:
-        y = y + residual
+        y = y + residual.permute(0, 2, 3, 1)
     if act == "relu" or residual_relu:
         y = torch.relu(y)
     elif act == "leaky_relu":
         y = torch.nn.functional.leaky_relu(y, slope)
-    y = y.to(x.dtype)
+    y = y.to(x.dtype).permute(0, 3, 1, 2)
     return pad_ref(y, pad) if pad else y
 
 

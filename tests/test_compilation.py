@@ -7,10 +7,13 @@ import sys
 
 import pytest
 import torch
+from torch._inductor.utils import fresh_cache, run_and_get_code
 
 from fastcyclegan.errors import UserError
 from fastcyclegan.kernels.philox import NOISE, normal_ref
 from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
+from fastcyclegan.models.layers import Layer
+from fastcyclegan.models.resnet import residual_block
 from fastcyclegan.steps import dcgan
 from fastcyclegan.steps.compilation import (
     SCOPES,
@@ -58,6 +61,25 @@ def test_a_missing_triton_is_noticed(monkeypatch):
     with pytest.raises(UserError, match=r"cuda:1: triton is not installed, .* use --device cpu"):
         require_kernels(torch.device("cuda:1"), "--device cpu")
     require_kernels(CPU, "--device cpu")
+
+
+@pytest.mark.slow
+def test_compiled_code_keeps_channels_last():
+    """What a block's backward keeps between its loops is not turned to NCHW and back."""
+    last = {"memory_format": torch.channels_last}
+    x = torch.rand(1, 32, 16, 16).bfloat16().contiguous(**last).requires_grad_()
+    kernels = [torch.rand(32, 32, 3, 3).bfloat16().contiguous(**last) for _ in range(2)]
+    first, second = (Layer(kernel.requires_grad_(), norm="instance") for kernel in kernels)
+    block = torch.compile(residual_block, fullgraph=True, dynamic=False)
+
+    def forward_and_backward() -> None:
+        y = block(x, first, second, "reflect", False, False, False, True)
+        torch.autograd.grad(y, [x, *kernels], torch.ones_like(y))
+
+    with fresh_cache():
+        _, code = run_and_get_code(forward_and_backward)
+    assert len(code) == 2
+    assert not any("transpose_mxn" in text for text in code)
 
 
 def compare_steps(scope: str) -> None:
