@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +69,36 @@ def test_what_fails_crashes_or_hangs_fails_alone(tmp_path):
     child = int((tmp_path / "child").read_text())
     assert not Path(f"/proc/{child}").exists() or "zombie" in _status(child)
     assert json.loads((tmp_path / "stub.json").read_text())["cases"].keys() == STATES.keys()
+
+
+ALONE = """
+import os, sys
+from pathlib import Path
+import suite_stub
+from bench.gpu_suite.cases import Plan
+from bench.gpu_suite.worker import Worker
+
+if __name__ == "__main__":
+    plan = Plan(Path(sys.argv[1]), 100, rehearse=True)
+    worker = Worker(suite_stub.__name__, plan)
+    late = next(case for case in suite_stub.cases(plan) if case.name == "late")
+    worker._mine.send(late.name)
+    while not (plan.out / "child").exists():
+        pass
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_was_begun_ends_with_a_suite_that_is_killed(tmp_path):
+    (tmp_path / "alone.py").write_text(ALONE)
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    command = [sys.executable, str(tmp_path / "alone.py"), str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths})
+    assert done.returncode == -signal.SIGKILL
+    child, end = int((tmp_path / "child").read_text()), time.monotonic() + 30
+    while Path(f"/proc/{child}").exists() and "zombie" not in _status(child):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def _status(pid: int) -> str:

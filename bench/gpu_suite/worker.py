@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ def serve(link: Connection, module: str, plan: Plan, log: str) -> None:
     In a process group of its own, so that all that a case has started can be ended with it.
     """
     os.setsid()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
@@ -97,6 +99,13 @@ def serve(link: Connection, module: str, plan: Plan, log: str) -> None:
         outcome = _outcome(case)
         link.send(outcome)
     sys.exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """End this process, and all that it has started, when ``parent`` has ended by a signal."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _outcome(case: Case) -> Outcome:
