@@ -66,9 +66,7 @@ def instance_norm_ref(
     residual_relu: bool = False,
     pad: int = 0,
 ) -> torch.Tensor:
-    """Instance norm in plain PyTorch; the arguments are those of :func:`instance_norm`.
-
-    bf16 and fp16 are computed in fp32 and rounded once.
+    """Instance norm in plain PyTorch, rounded once; arguments are those of :func:`instance_norm`.
 
     Returns:
         (N, C, H, W) in the dtype and memory format of ``x``; with ``pad`` > 0
@@ -82,7 +80,7 @@ def instance_norm_ref(
     """
     _check_options(x, act, residual, residual_relu)
     # Channels are last in shape as well: compiled code lays out by shape what it keeps on the way.
-    wide = x.to(torch.promote_types(x.dtype, torch.float32)).permute(0, 2, 3, 1)
+    wide = x.to(wide_dtype(x.dtype)).permute(0, 2, 3, 1)
     var, mean = torch.var_mean(wide, dim=(1, 2), correction=0, keepdim=True)
     y = (wide - mean) * torch.rsqrt(var + eps)
     if weight is not None:
