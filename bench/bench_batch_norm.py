@@ -84,7 +84,7 @@ def counted_bytes(case: Case, mode: str) -> int:
     return passes * n * c * h * w * case.dtype.itemsize
 
 
-OP = OpBench("batch_norm", run, counted_bytes, CASES, SMALL)
+OP = OpBench("batch_norm", run, counted_bytes, CASES, SMALL, is_norm=True)
 
 
 @OP.parametrize

@@ -8,13 +8,14 @@ The copy is what stalls a step; the writing happens in a thread beside the steps
 import pytest
 import torch
 
+from bench.op_bench import DEVICE
 from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
 from fastcyclegan.runs.checkpoint import take_snapshot, write_checkpoint
 from fastcyclegan.runs.folder import open_run
 from fastcyclegan.steps.cyclegan import CycleGAN, Settings
 from fastcyclegan.steps.state import train_state
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+DEVICES = sorted({"cpu", DEVICE.type})
 
 
 def make_model(device: str) -> CycleGAN:

@@ -11,7 +11,7 @@ bandwidth measured in the same run, and the largest relative error against fp64.
 from bench.norm_cases import CASES, LARGE, RESIDUAL, SMALL, TRUNK, WIDE, Run, counted_bytes
 from bench.op_bench import OpBench
 
-OP = OpBench("instance_norm", Run, counted_bytes, CASES, SMALL)
+OP = OpBench("instance_norm", Run, counted_bytes, CASES, SMALL, is_norm=True)
 
 
 @OP.parametrize

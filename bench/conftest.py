@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA = "fastcyclegan/bench/1"
-
 
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
     """Add the machine, and what it reached in this run in a copy and in a matrix product."""
@@ -13,8 +11,9 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
 
     from bench.op_bench import DEVICE, copy_gb_per_s, matmul_tflop_per_s
     from bench.probes.__main__ import machine
+    from bench.recorded import BENCH_SCHEMA
 
-    machine_info["schema"] = SCHEMA
+    machine_info["schema"] = BENCH_SCHEMA
     machine_info["fastcyclegan"] = machine(DEVICE, None) | {
         "copy_GB_per_s": copy_gb_per_s(),
         "matmul_TFLOP_per_s": {

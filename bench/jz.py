@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import multiprocessing
 import os
 import sys
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,47 +63,3 @@ def cyclegan_model(device: torch.device, **changed: Any) -> Any:
     module = importlib.import_module("models.cycle_gan_model")
     with contextlib.redirect_stdout(io.StringIO()):
         return module.CycleGANModel(SimpleNamespace(**(defaults | changed)))
-
-
-def step_of(
-    device: torch.device, A: torch.Tensor, B: torch.Tensor, **changed: Any
-) -> Callable[[], torch.Tensor]:
-    """The peer's training step on images ``A`` and ``B``, (N, 3, H, W); it returns a loss."""
-    model = cyclegan_model(device, **changed)
-    model.set_input({"A": A, "B": B, "A_paths": [], "B_paths": []})
-
-    def step() -> torch.Tensor:
-        model.optimize_parameters()
-        return model.loss_G
-
-    return step
-
-
-class OwnProcess:
-    """:func:`step_of` in a process of its own, as its users run it.
-
-    Our own training tells the C library to keep freed memory, which would speed up the peer too.
-    """
-
-    def __init__(self, *arguments: Any, **changed: Any) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._here, there = spawn.Pipe()
-        given = (there, arguments, changed)
-        self._process = spawn.Process(target=_serve, args=given, daemon=True)
-        self._process.start()
-        there.close()
-        self._here.recv()
-
-    def __call__(self) -> torch.Tensor:
-        """Take a step; returns its loss, which may not be a number, on the CPU."""
-        self._here.send(None)
-        return torch.tensor(self._here.recv())
-
-
-def _serve(connection: Connection, arguments: tuple, changed: dict[str, Any]) -> None:
-    step = step_of(*arguments, **changed)
-    connection.send("ready")
-    with contextlib.suppress(EOFError):
-        while True:
-            connection.recv()
-            connection.send(step().item())

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +22,17 @@ import pytest
 import torch
 from torch._functorch import config as functorch
 
-from bench.probes.timing import capture, elapsed_ms, free_memory, graph_us
+from bench.probes.timing import (
+    Body,
+    capture,
+    cold_us,
+    elapsed_ms,
+    free_memory,
+    graph_us,
+    l2_bytes,
+    peak_bytes,
+)
+from bench.recorded import norm_flops
 
 PROVIDERS = ("triton", "compile", "ref", "native")
 MODES = ("fwd", "bwd", "fwd_bwd")
@@ -45,11 +56,8 @@ class ImageCase(NamedTuple):
 class Measured(Protocol):
     """One case with one provider."""
 
-    def body(self, mode: str) -> Callable[[], object]:
-        """A function that runs ``mode`` once."""
-
-    def us(self, mode: str) -> dict[str, float]:
-        """Microseconds per call: median, 10th and 90th percentile."""
+    def body(self, mode: str) -> Body:
+        """A function that runs ``mode`` once; both are called within :func:`capture_stream`."""
 
     def error(self) -> dict[str, float]:
         """Largest error by result, against fp64, in units of the largest true value."""
@@ -62,15 +70,11 @@ class Forward:
         self,
         call: Callable[[], object],
         check: Callable[[], dict[str, float]],
-        device: torch.device = DEVICE,
     ) -> None:
-        self.call, self.error, self.device = call, check, device
+        self.call, self.error = call, check
 
-    def body(self, mode: str) -> Callable[[], object]:
+    def body(self, mode: str) -> Body:
         return torch.no_grad()(self.call)
-
-    def us(self, mode: str) -> dict[str, float]:
-        return graph_us(self.body(mode), self.device)
 
 
 class Differentiable:
@@ -101,17 +105,13 @@ class Differentiable:
     def gradients(self, outputs: tuple, retain: bool = False) -> tuple:
         return torch.autograd.grad(outputs, self.inputs, self.dys, retain_graph=retain)
 
-    def body(self, mode: str) -> Callable[[], object]:
+    def body(self, mode: str) -> Body:
         if mode == "fwd":
             return torch.no_grad()(self.forward)
         if mode == "fwd_bwd":
             return lambda: self.gradients(self.forward())
         outputs = self.forward()
         return lambda: self.gradients(outputs, retain=True)
-
-    def us(self, mode: str) -> dict[str, float]:
-        with capture_stream(DEVICE):
-            return graph_us(self.body(mode), DEVICE)
 
     def error(self) -> dict[str, float]:
         outputs = self.forward()
@@ -138,6 +138,12 @@ def capture_stream(device: torch.device) -> Iterator[None]:
     with torch.cuda.stream(stream):
         yield
     torch.cuda.current_stream().wait_stream(stream)
+
+
+def replayed_us(run: Measured, mode: str) -> dict[str, float]:
+    """Microseconds per call: median, 10th and 90th percentile."""
+    with capture_stream(DEVICE):
+        return graph_us(run.body(mode), DEVICE)
 
 
 def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
@@ -193,6 +199,7 @@ class OpBench:
         modes, providers: what there is of them.
         largest_error: relative to the largest true value; a row that is further off is refused. The
             default is a few ulp of bf16.
+        is_norm: its arithmetic is counted, as that of a norm.
     """
 
     name: str
@@ -203,6 +210,7 @@ class OpBench:
     modes: Sequence[str] = MODES
     providers: Sequence[str] = PROVIDERS
     largest_error: float = 2.0**-5
+    is_norm: bool = False
 
     @property
     def pairs(self) -> list[tuple[Any, str]]:
@@ -224,7 +232,7 @@ class OpBench:
         error = self.agreed(run, provider)
         free_memory(DEVICE)
         figures = self._figures(run, case, mode)
-        calls = max(1, round(ROUND_US / figures["us"]["median"]))
+        calls = ceil(ROUND_US / figures["us"]["median"])
         with capture_stream(DEVICE):
             body = run.body(mode)  # as long as it is replayed
             replay = capture(body, DEVICE)
@@ -237,8 +245,6 @@ class OpBench:
 
         benchmark.group = f"op, {self.name}, {mode}, {case}, {DEVICE}"
         benchmark.extra_info |= figures | {"error": error, "calls_per_round": calls}
-        if DEVICE.type == "cuda":
-            benchmark.extra_info["peak_MiB"] = torch.cuda.max_memory_allocated() / 2**20
         benchmark.pedantic(synchronous, rounds=20, warmup_rounds=2)
 
     def agreed(self, run: Measured, provider: str) -> dict[str, float]:
@@ -257,12 +263,21 @@ class OpBench:
         return error
 
     def _figures(self, run: Measured, case: Any, mode: str) -> dict[str, Any]:
-        us, count = run.us(mode), self.counted_bytes(case, mode)
+        """``cold_us`` of a GPU: as ``us``, with nothing of the inputs in its L2 cache."""
+        count = self.counted_bytes(case, mode)
+        with capture_stream(DEVICE):
+            body = run.body(mode)
+            peak, us = peak_bytes(body, DEVICE), graph_us(body, DEVICE)
+            fits = DEVICE.type == "cuda" and count < 2 * l2_bytes(DEVICE)
+            cold = {"cold_us": cold_us(body, DEVICE)} if fits else {}
         gb_per_s = count / us["median"] / 1e3
-        of_copy = round(gb_per_s / copy_gb_per_s(), 3)
-        return {"us": us, "counted_bytes": count, "GB_per_s": round(gb_per_s, 1)} | {
-            "of_copy": of_copy
-        }
+        figures = {"us": us, "counted_bytes": count, "GB_per_s": round(gb_per_s, 1)}
+        figures |= cold | {"of_copy": round(gb_per_s / copy_gb_per_s(), 3)}
+        if self.is_norm:
+            reached = norm_flops(str(case), mode) / us["median"] / 1e6
+            of_matmul = reached / matmul_tflop_per_s(case.dtype)
+            figures |= {"TFLOP_per_s": reached, "of_matmul": of_matmul}
+        return figures | {"peak_MiB": peak / 2**20}
 
     def rows_of(self, case: Any, provider: str) -> list[dict[str, Any]]:
         """The rows of all modes."""

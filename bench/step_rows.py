@@ -5,12 +5,16 @@ A row is one line of a table; what it measures is built as the train command bui
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cache, partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -18,7 +22,7 @@ from typing import Any
 
 import torch
 
-from bench.examples import ExamplesDCGAN
+from bench import examples, jz
 from bench.probes.peer import PeerStep
 from bench.probes.timing import free_memory
 from fastcyclegan.config import TrainConfig
@@ -26,6 +30,7 @@ from fastcyclegan.device import resolve_device, resolve_precision
 from fastcyclegan.feed import Feed
 from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
 from fastcyclegan.steps.compilation import compile_model
+from fastcyclegan.steps.cost import step_cost
 from fastcyclegan.systems import SYSTEMS, System, make_system
 
 DEVICE = resolve_device("auto")
@@ -102,10 +107,34 @@ def set_switches(row: Row) -> None:
     torch.backends.cudnn.benchmark = row.benchmark
 
 
+def missing_peer(row: Row, size: Size) -> str | None:
+    """Why ``row`` cannot be measured here: its peer's checkout is not there. None where it can."""
+    if row.peer is None:
+        return None
+    if size.config(row, 1).model == "dcgan":
+        name, found = examples.VARIABLE, examples.checkout()
+    else:
+        name, found = jz.VARIABLE, jz.checkout()
+    return None if found else f"{name} names no checkout of the peer"
+
+
 def expected_losses(row: Row, size: Size, batch: int = 1) -> torch.Tensor:
     """Of the first step, by the reference in fp32."""
     weights = {name: x for name, x in row.options.items() if name.startswith("lambda_")}
-    return build(Row("", {"impl": "reference", **weights}), size, batch)().float().cpu()
+    return _expected(size, batch, tuple(weights.items()))
+
+
+@cache
+def _expected(size: Size, batch: int, weights: tuple[tuple[str, Any], ...]) -> torch.Tensor:
+    return build(Row("", {"impl": "reference", **dict(weights)}), size, batch)().float().cpu()
+
+
+@cache
+def flops(size: Size, batch: int = 1) -> int:
+    """Of one step, without gradients that nobody needs."""
+    system = _system(Row(""), size, batch)
+    shapes = [tuple(images.shape) for images in system.sampler.batch(0)]
+    return step_cost(system.model, system.step, shapes, torch.float32).flops
 
 
 @dataclass
@@ -206,17 +235,53 @@ def _refuse_warnings(line: str) -> None:
 
 
 def _theirs(row: Row, size: Size, batch: int) -> Step:
+    """On a CPU in a process of its own: ours tells the C library to keep freed memory."""
     config = size.config(row, batch)
-    side, options = config.crop_size, {"ngf": config.ngf, "ndf": config.ndf}
-    if config.model == "dcgan":
-        peer = ExamplesDCGAN(DEVICE, **options)
-        draw = torch.Generator().manual_seed(0)
-        real = (torch.rand((batch, 3, side, side), generator=draw) * 2 - 1).to(DEVICE)
-        return lambda: torch.tensor(list(peer.step(real).values()))
-    step = PeerStep(batch, DEVICE, side, **options, netG=config.netG, **row.peer)
+    make = _dcgan_peer if config.model == "dcgan" else _cyclegan_peer
+    shown = {"side": config.crop_size, "ngf": config.ngf, "ndf": config.ndf, **row.peer}
+    if make is _cyclegan_peer:
+        shown["netG"] = config.netG
+    begun = partial(make, batch, **shown)
+    return OwnProcess(begun) if DEVICE.type == "cpu" else begun()
+
+
+def _dcgan_peer(batch: int, side: int, **options: Any) -> Step:
+    peer = examples.ExamplesDCGAN(DEVICE, **options)
+    draw = torch.Generator().manual_seed(0)
+    real = (torch.rand((batch, 3, side, side), generator=draw) * 2 - 1).to(DEVICE)
+    return lambda: torch.tensor(list(peer.step(real).values()))
+
+
+def _cyclegan_peer(batch: int, side: int, **options: Any) -> Step:
+    step = PeerStep(batch, DEVICE, side, **options)
 
     def losses() -> torch.Tensor:
         step()
         return step.model.loss_G
 
     return losses
+
+
+class OwnProcess:
+    """The step that ``make`` returns, in a process of its own; losses come back on the CPU."""
+
+    def __init__(self, make: Callable[[], Step]) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._here, there = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(there, make), daemon=True)
+        self._process.start()
+        there.close()
+        self._here.recv()
+
+    def __call__(self) -> torch.Tensor:
+        self._here.send(None)
+        return torch.tensor(self._here.recv())
+
+
+def _serve(connection: Connection, make: Callable[[], Step]) -> None:
+    step = make()
+    connection.send("ready")
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.recv()
+            connection.send(step().tolist())

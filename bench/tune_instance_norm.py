@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from bench.norm_cases import Case, Run
+from bench.op_bench import replayed_us
 from fastcyclegan.kernels import instance_norm, instance_norm_bwd
 from fastcyclegan.kernels.norm_config import Config, apply_config, reduce_config
 
@@ -54,7 +55,7 @@ def measure(kind: str, case: Case) -> list[dict]:
     run = Run(case, "triton")
     for config in [None, *candidates(kind)]:
         use(kind, config)
-        us = {mode: run.us(mode)["median"] for mode in ("fwd", "bwd")}
+        us = {mode: replayed_us(run, mode)["median"] for mode in ("fwd", "bwd")}
         rows.append({"case": str(case), "kind": kind, "config": config} | us)
     use(kind, None)
     return rows

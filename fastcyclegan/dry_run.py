@@ -65,13 +65,14 @@ class Plan:
 
     @property
     def checkpoint(self) -> int:
-        """What a checkpoint takes while it is written: a copy, and its largest file as bytes.
+        """What a checkpoint takes while it is written: a copy, and all its files as bytes.
 
-        0 on a GPU, as it lies in main memory.
+        The bytes of the largest are there twice while they are put together. 0 on a GPU, as it lies
+        in main memory.
         """
         held = self.cost.held
         state = held["Adam's moments"] + held["image pools"]
-        return held["parameters"] + 2 * state if self.process else 0
+        return 2 * held["parameters"] + 3 * state if self.process else 0
 
     @property
     def _fixed(self) -> int:
@@ -127,7 +128,8 @@ def make_plan(config: TrainConfig, device: torch.device) -> Plan:
         UserError: something named by the options cannot be used.
     """
     on_cpu = device.type == "cpu"
-    process, free = process_bytes() if on_cpu else 0, free_bytes(device)
+    process = process_bytes(config.compile) if on_cpu else 0
+    free = free_bytes(device)
     precision = resolve_precision(config.precision, device)
     survey = SYSTEMS[config.model].survey(config)
     with TemporaryDirectory() as scratch:

@@ -1,5 +1,7 @@
 """The benches of the ops: what they count, and that every provider computes the same."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,8 +17,11 @@ from bench import (
     op_bench,
 )
 from bench.op_bench import DEVICE, ImageCase, table
+from bench.probes import timing
+from bench.recorded import norm_flops
 from fastcyclegan.kernels.augment import augment_ref
 from fastcyclegan.kernels.philox import POOL_A, philox_ref
+from house_rules import ROOT
 from stand_ins import streams  # noqa: F401
 
 MODULES = (
@@ -27,6 +32,7 @@ MODULES = (
     bench_reflection_pad,
 )
 OPS = [module.OP for module in MODULES]
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("provider", ["ref", "native"])
@@ -62,12 +68,18 @@ def test_what_is_off_is_not_recorded(op, tmp_path, monkeypatch):
 def test_rows(op, monkeypatch):
     case = op.small[0]
     monkeypatch.setattr("bench.op_bench.copy_gb_per_s", lambda: 100.0)
+    monkeypatch.setattr("bench.op_bench.matmul_tflop_per_s", lambda dtype: 0.5)
     rows = op.rows_of(case, "ref")
     assert [row["mode"] for row in rows] == list(op.modes)
     for row in rows:
         seconds = row["us"]["median"] / 1e6
         assert row["GB_per_s"] == pytest.approx(row["counted_bytes"] / seconds / 1e9, abs=0.06)
         assert row["of_copy"] == pytest.approx(row["GB_per_s"] / 100, abs=0.002)
+        assert 0 < row["peak_MiB"] < 10 and "cold_us" not in row
+        if op.is_norm:
+            reached = norm_flops(str(case), row["mode"]) / seconds / 1e12
+            assert row["TFLOP_per_s"] == pytest.approx(reached)
+            assert row["of_matmul"] == pytest.approx(reached / 0.5)
     lines = table({"copy_GB_per_s": 100, "rows": rows}).splitlines()
     assert len(lines) == 1 + len(op.modes) and all(str(case) in line for line in lines[1:])
 
@@ -82,24 +94,44 @@ def test_what_is_captured_was_made_on_the_stream_of_the_capture(streams, monkeyp
         def body(self, mode):
             return lambda made=streams.now.name: (made, streams.now.name)
 
-        def us(self, mode):
-            return {"median": 5000.0}
-
     def capture(body, device):
         seen.append(body())
         return body
 
     seen, stand_ins = [], {"DEVICE": torch.device("cuda"), "capture": capture}
     stand_ins |= {"free_memory": lambda device: None, "copy_gb_per_s": lambda: 1.0}
+    stand_ins |= {"peak_bytes": lambda body, device: seen.append(body()) or 0}
+    stand_ins |= {"graph_us": lambda body, device: {"median": 5e3}, "l2_bytes": lambda device: 0}
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(op_bench, name, stand_in)
     monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
     op = replace(OPS[0], run=lambda case, provider: Made())
     benchmark = SimpleNamespace(extra_info={}, pedantic=lambda *given, **options: None)
     op.bench(benchmark, (op.small[0], "ref", "bwd"))
-    assert seen == [("other", "other")] and streams.now.name == "here"
-    assert streams.seen == ["other waits for here", "here waits for other"]
+    assert seen == 2 * [("other", "other")] and streams.now.name == "here"
+    assert streams.seen == 2 * ["other waits for here", "here waits for other"]
+
+
+def test_the_most_that_a_call_takes():
+    """Of three tensors alive at once; what was there before does not count."""
+    x = torch.ones(2**18)
+    most = timing.peak_bytes(lambda: [x + 1, x + 2 * (x + 3)], CPU)
+    assert most == pytest.approx(3 * x.nbytes, rel=1e-4)
+    assert timing.peak_bytes(lambda: x.add_(1), CPU) < 100
+
+
+def test_emptying_the_cache_is_taken_off(monkeypatch):
+    calls = []
+
+    def interleaved(bodies, device, **options):
+        bodies["both"]()
+        read = {"median": 10.0, "p10": 9.0, "p90": 11.0, "n": 5}
+        return {"read": read, "both": {"median": 13.5, "p10": 13.0, "p90": 15.0, "n": 5}}
+
+    monkeypatch.setattr(timing, "interleaved_us", interleaved)
+    monkeypatch.setattr(timing, "l2_bytes", lambda device: 4096)
+    found = timing.cold_us(lambda: calls.append("body"), CPU)
+    assert found == {"median": 3.5, "p10": 3.0, "p90": 5.0, "n": 5} and calls == ["body"]
 
 
 def test_bytes_of_augment():
@@ -133,3 +165,11 @@ def test_every_second_image_of_the_pool_is_swapped():
         coins = philox_ref(bench_image_pool.SEED, POOL_A, bench_image_pool.numbers(n))[0]
         swaps = (coins >= 2**31).flatten()
         assert swaps[::2].all() and not swaps[1::2].any()
+
+
+def test_every_bench_runs_on_any_machine():
+    """What needs a GPU is left out where there is none: nothing else skips it in bench/."""
+    command = [sys.executable, "-m", "pytest", "bench/", "--collect-only", "-q", "-m", "cuda"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout[-500:]
+    assert "bench_phases" not in done.stdout and "deselected" in done.stdout

@@ -37,7 +37,7 @@ def ladder_file(*seconds: float) -> dict:
 def pytest_file() -> dict:
     """As pytest-benchmark writes it, with what bench/conftest.py adds."""
     ceilings = {"copy_GB_per_s": 12.0, "matmul_TFLOP_per_s": {"float32": 0.1, "bfloat16": 0.2}}
-    stats = {"median": 0.5, "q1": 0.4, "q3": 0.6}
+    stats = {"median": 0.5, "q1": 0.4, "q3": 0.6, "rounds": 5}
     op = op_file()["rows"][0]
     case, mode = op["case"], op["mode"]
     benches = [
@@ -86,6 +86,29 @@ def test_a_run_of_pytest_is_read(tmp_path):
     assert (found.copy_GB_per_s, found.matmul_TFLOP_per_s) == (12.0, 0.2)
 
 
+def test_the_noise_of_what_was_timed_more_than_once():
+    """As it says of itself; quartiles of its rounds; nothing of fewer, and then per image."""
+    few = {"median": 8.0, "q1": 7.0, "q3": 9.0, "rounds": 1}
+    itself = {"seconds_of_one": {"median": 0.1, "p10": 0.09, "p90": 0.2, "n": 20}}
+    steps = {"interleaved_seconds": {"median": 0.3, "p10": 0.2, "p90": 0.4}}
+    steps |= {"interleaved_median_seconds": 0.3}
+    infos = [{}, {"img_per_s": 4.0}, itself, steps]
+    rows = [
+        {"group": "g", "name": str(i), "param": None, "extra_info": info, "stats": few}
+        for i, info in enumerate(infos)
+    ]
+    rows.append(rows[1] | {"name": "4", "stats": few | {"rounds": 5}})
+    ladders, _, others = recorded.from_benchmarks(rows)
+    assert ladders == {"g": {"3": Timing(0.3, 0.2, 0.4)}}
+    found = [others[f"g: {i}"] for i in (0, 1, 2, 4)]
+    assert found == [
+        Timing(8.0),
+        Timing(0.25),
+        Timing(0.1, 0.09, 0.2),
+        Timing(8.0, 7.0, 9.0),
+    ]
+
+
 def test_counted_work():
     case = "2x4x8x8-bfloat16-relu"
     assert recorded.norm_flops(case, "fwd_bwd") == 19 * 2 * 4 * 8 * 8
@@ -101,6 +124,10 @@ def test_counted_work():
         ({"rows": []}, "not the results of a bench, or of another schema"),
         ({"machine": {}, "rows": [{"group": "g"}]}, "results of another schema ("),
         ({"machine_info": {}, "benchmarks": []}, "results of another schema ("),
+        (
+            pytest_file() | {"machine_info": {"schema": "fastcyclegan/bench/2"}},
+            "another schema (KeyError('machine_info.schema fastcyclegan/bench/1') is missing)",
+        ),
     ],
 )
 def test_results_of_another_schema(tmp_path, capsys, content, said):

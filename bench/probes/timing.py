@@ -127,6 +127,29 @@ def interleaved_us(
     return {k: spread([1e3 * ms / counts[k] for ms in v]) for k, v in samples.items()}
 
 
+def l2_bytes(device: torch.device) -> int:
+    """Of the cache that all multiprocessors share."""
+    return torch.cuda.get_device_properties(device).L2_cache_size
+
+
+def cold_us(body: Body, device: torch.device, **kwargs) -> dict[str, float]:
+    """As `graph_us` with other data in the L2 cache before each call, whose time is taken off."""
+    size = 2 * l2_bytes(device) // 4
+    others, total = torch.zeros(size, device=device), torch.empty((), device=device)
+
+    def read() -> None:
+        # Reading leaves nothing behind that the body would have to write back.
+        torch.sum(others, 0, out=total)
+
+    def both() -> None:
+        read()
+        body()
+
+    times = interleaved_us({"read": read, "both": both}, device, **kwargs)
+    taken = times["read"]["median"]
+    return {k: v if k == "n" else round(v - taken, 3) for k, v in times["both"].items()}
+
+
 def _repeat(body: Body, count: int) -> Body:
     def run() -> None:
         for _ in range(count):
@@ -181,6 +204,23 @@ def busy_us(events: list[dict]) -> float:
         total += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return total
+
+
+def peak_bytes(body: Body, device: torch.device) -> int:
+    """The most that tensors made by a call of `body` take at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        body()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    activity = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity], profile_memory=True) as prof:
+        body()
+    events = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return max(itertools.accumulate(changes), default=0)
 
 
 def free_memory(device: torch.device) -> None:
