@@ -38,11 +38,13 @@ def snapshot(model: CycleGAN):
 @pytest.mark.parametrize("device", DEVICES)
 def bench_copy(benchmark, device):
     model = make_model(device)
-    kept = benchmark.pedantic(snapshot, (model,), rounds=5, warmup_rounds=1)
+    benchmark.group = "checkpoint, copy"
+    kept = benchmark.pedantic(snapshot, (model,), rounds=3, warmup_rounds=1)
     tensors = [x for content, _ in kept.files.values() for x in content.values()]
     benchmark.extra_info["MiB"] = round(sum(x.nbytes for x in tensors) / 2**20)
 
 
 def bench_write(benchmark, tmp_path):
     run, kept = open_run(tmp_path, "x", "digest"), snapshot(make_model("cpu"))
+    benchmark.group = "checkpoint, write"
     benchmark.pedantic(write_checkpoint, (run, kept), rounds=3)

@@ -9,6 +9,7 @@ flip, values from -1 to 1. The photographs are those of FASTCYCLEGAN_DATA, or dr
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,8 +81,12 @@ def agree() -> None:
         assert torch.equal(ours, photographs[index]), "the pipelines differ: nothing is recorded"
 
 
-def record(benchmark, name: str, images: int) -> None:
+def record(
+    benchmark, body: Callable[[], object], name: str, rounds: int, images: int = COUNT
+) -> None:
+    """Time ``body``, which makes ``images``."""
     benchmark.group = f"data, {name}, {CROP} px of {LOAD} px, {DEVICE}"
+    benchmark.pedantic(body, rounds=rounds, warmup_rounds=1)
     source = "photographs" if os.environ.get("FASTCYCLEGAN_DATA") else "drawn pictures"
     benchmark.extra_info |= {
         "img_per_s": images / benchmark.stats.stats.median,
@@ -96,20 +101,21 @@ def bench_decode(benchmark, way: str) -> None:
     agree()
     photographs = Photographs(crop=False)
     bodies = {"decode_domain": decoded, "Pillow": lambda: [photographs[i] for i in range(COUNT)]}
-    benchmark.pedantic(bodies[way], rounds=3, warmup_rounds=1)
-    record(benchmark, "decode", COUNT)
+    record(benchmark, bodies[way], "decode", rounds=3)
 
 
 @pytest.mark.parametrize("way", ["resident", "DataLoader, 2 workers"])
 def bench_batches(benchmark, way: str) -> None:
-    """An epoch of batches on the training device."""
+    """Epochs of batches on the training device."""
     agree()
+    epochs = 1
     if way == "resident":
+        epochs = 20 if DEVICE.type == "cuda" else 1  # or a round would be too short to be measured
         sampler = ImageSampler(decoded(), batch_size=BATCH, crop_size=CROP, device=DEVICE)
         steps = iter(range(10**9))
 
         def epoch() -> None:
-            for _ in range(COUNT // BATCH):
+            for _ in range(epochs * COUNT // BATCH):
                 sampler.batch(next(steps))[0].sum().item()
     else:
         loader = DataLoader(Photographs(), BATCH, num_workers=THREADS, persistent_workers=True)
@@ -118,5 +124,4 @@ def bench_batches(benchmark, way: str) -> None:
             for batch in loader:
                 batch.to(DEVICE).sum().item()
 
-    benchmark.pedantic(epoch, rounds=5, warmup_rounds=1)
-    record(benchmark, f"batches of {BATCH}", COUNT)
+    record(benchmark, epoch, f"batches of {BATCH}", rounds=5, images=epochs * COUNT)

@@ -25,8 +25,8 @@ ROWS = [
     Row("fused bf16 eager", BF16),
 ]
 COMPILED = [*ROWS[:1], ROWS[-1], Row("fused bf16 compiled", BF16 | {"compile": True})]
-EAGER_LADDER = Ladder("DCGAN step", ROWS, SIZE, BATCH, rounds=9)
-COMPILED_LADDER = Ladder("DCGAN step", COMPILED, SIZE, BATCH, rounds=9)
+EAGER_LADDER = Ladder("DCGAN step", ROWS, SIZE, BATCH, rounds=5)
+COMPILED_LADDER = Ladder("DCGAN step", COMPILED, SIZE, BATCH, rounds=5)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -98,9 +98,9 @@ def measured(world: int) -> Measured:
 
 @pytest.mark.parametrize("world", WORLDS)
 def bench_scale(benchmark, world: int) -> None:
+    benchmark.group = f"{NETG}, {PIXELS} px, one image of each domain per process, {KIND}"
     benchmark.pedantic(measured, (world,), rounds=1)
     one, many = measured(1), measured(world)
-    benchmark.group = f"{NETG}, {PIXELS} px, one image of each domain per process, {KIND}"
     benchmark.extra_info |= {
         "img_per_s": world / many.seconds,
         "efficiency": one.seconds / many.seconds,

@@ -36,7 +36,7 @@ def size(pixels: int, width: int, netG: str) -> Size:
     return Size(f"{pixels} px, ngf {width}, {netG}", options)
 
 
-SMALL = Ladder("step", ROWS, size(64, 32, "resnet_6blocks"), batch=1, rounds=15)
+SMALL = Ladder("step", ROWS, size(64, 32, "resnet_6blocks"), batch=1, rounds=9)
 LARGE = Ladder("step", ROWS, size(128, 64, "resnet_9blocks"), batch=1, rounds=5)
 
 

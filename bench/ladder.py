@@ -27,7 +27,10 @@ WARM_UP = 6  # a captured step is recorded in them
 
 @dataclass
 class Timed:
-    """A row: its step, how many of them are a round, and the seconds of one by round."""
+    """A row: its step, how many of them are a round, and the seconds of one by round.
+
+    ``peak``: bytes that it takes at most; on a CPU those that a step adds to what stays.
+    """
 
     begun: Begun
     calls: int
@@ -75,10 +78,11 @@ class Ladder:
 
     def _begun(self, row: Row) -> Timed:
         begun = begin(row, self.size, self.batch)
-        cuda = DEVICE.type == "cuda"
-        ms = elapsed_ms(begun.step, DEVICE, WARM_UP)[-1] if cuda else ROUND_MS
-        here = None if row.peer is not None else peak_bytes(begun.step, DEVICE)
-        return Timed(begun, ceil(ROUND_MS / ms), begun.peak if cuda else here)
+        if DEVICE.type == "cuda":
+            ms = elapsed_ms(begun.step, DEVICE, WARM_UP)[-1]
+            return Timed(begun, ceil(ROUND_MS / ms), begun.peak)
+        # a peer's memory is that of another process
+        return Timed(begun, 1, peak_bytes(begun.step, DEVICE) if row.peer is None else None)
 
     def report(self, benchmark: Any, row: Row) -> None:
         """Record ``row``; one that is off is refused. Raises AssertionError."""
@@ -102,4 +106,5 @@ class Ladder:
             "peak_MiB": timed.peak and timed.peak / 2**20,
             "threads": torch.get_num_threads(),
         }
+        set_switches(row)
         benchmark.pedantic(timed.round, rounds=3)

@@ -114,13 +114,16 @@ class Differentiable:
         return lambda: self.gradients(outputs, retain=True)
 
     def error(self) -> dict[str, float]:
+        """The largest of all outputs, y, and of the gradients to all inputs, dx."""
         outputs = self.forward()
-        found = {"y": outputs[0].detach(), "dx": self.gradients(outputs)[0]}
+        found = {"y": [y.detach() for y in outputs], "dx": self.gradients(outputs)}
         inputs = [t.detach().double().requires_grad_() for t in self.inputs]
         true = self.truth(*inputs)
         dys = [dy.double() for dy in self.dys]
-        truth = {"y": true[0].detach(), "dx": torch.autograd.grad(true, inputs, dys)[0]}
-        return {name: relative_error(found[name], t) for name, t in truth.items()}
+        truth = {"y": [y.detach() for y in true], "dx": torch.autograd.grad(true, inputs, dys)}
+        return {
+            name: max(map(relative_error, found[name], tensors)) for name, tensors in truth.items()
+        }
 
 
 @contextmanager

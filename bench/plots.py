@@ -100,31 +100,31 @@ def roofline(
 ) -> None:
     """Counted FLOP/s over FLOP per byte, below what a copy and a matrix product reach."""
     plt = pyplot()
+    unit, scale = ("T", 1e12) if copy_GB_per_s >= 100 else ("G", 1e9)
+    copy = copy_GB_per_s * 1e9 / scale
+    peak = matmul and matmul * 1e12 / scale
     figure, axes = plt.subplots(figsize=(8.6, 5.4), layout="constrained")
     drawn = [op for op in ops if op.flops]
     for provider, (mark, colour) in MARKS.items():
         points = [op for op in drawn if op.provider == provider]
         if points:
             xs = [op.flops / op.bytes for op in points]
-            ys = [op.flops / op.time.median / 1e12 for op in points]
+            ys = [op.flops / op.time.median / scale for op in points]
             label = "convolutions, cuDNN" if provider == "cuDNN" else f"norms, {provider}"
             axes.scatter(xs, ys, s=18, marker=mark, color=colour, alpha=0.6, label=label)
     lowest, highest = (f(op.flops / op.bytes for op in drawn) for f in (min, max))
     edges = [lowest / 2, highest * 2]
-    corner = matmul * 1e3 / copy_GB_per_s if matmul else edges[1]
+    corner = peak / copy if peak else edges[1]
     slope = [edges[0], min(corner, edges[1])]
-    told = f"copy: {copy_GB_per_s / 1e3:.2f} TB/s"
-    axes.plot(slope, [x * copy_GB_per_s / 1e3 for x in slope], color="black", lw=1.2)
-    axes.text(slope[0], slope[0] * copy_GB_per_s / 1e3 * 1.25, told, fontsize=8, rotation=30)
-    if matmul and corner < edges[1]:
-        axes.plot([corner, edges[1]], [matmul, matmul], color="black", lw=1.2)
-        axes.text(
-            edges[1], matmul * 1.1, f"matmul bf16: {matmul:.0f} TFLOP/s", fontsize=8, ha="right"
-        )
+    told = f"copy: {copy:.3g} {unit}B/s"
+    axes.plot(slope, [x * copy for x in slope], color="black", lw=1.2, label=told)
+    if peak and corner < edges[1]:
+        told = f"matmul bf16: {peak:.3g} {unit}FLOP/s"
+        axes.plot([corner, edges[1]], [peak, peak], color="black", lw=1.2, ls="--", label=told)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("FLOP per byte that must be moved (norms: 7 forward, 12 backward per value)")
-    axes.set_ylabel("TFLOP/s, counted")
+    axes.set_ylabel(f"{unit}FLOP/s, counted")
     axes.grid(which="major", alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     axes.set_title(title, fontsize=9)

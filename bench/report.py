@@ -54,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
         return command.DONE
     if not args.results.is_dir():
         raise UserError(f"--results {args.results}: no such folder")
+    if not args.readme.is_file():
+        raise UserError(f"--readme {args.readme}: no such file")
     text, on_gpus = args.readme.read_text(encoding="utf-8"), []
     for folder in sorted(path for path in args.results.iterdir() if path.is_dir()):
         recordings = [load(path) for path in sorted(folder.glob("*.json"))]

@@ -3,9 +3,11 @@
 Only the standard library is imported at the top, so that a missing package is an item too.
 """
 
+import importlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +21,16 @@ from fastcyclegan.version import __version__
 
 OK, NOTE, FAIL = "ok", "note", "fail"
 PYTHON, TORCH = (3, 11), (2, 11)
-PACKAGES = ("numpy", "pillow", "nvtx", "safetensors", "rich", "jinja2")
+# The oldest version of each that will do, as in setup.py.
+PACKAGES = {
+    "numpy": (2, 0),
+    "pillow": (12, 2),
+    "nvtx": (0, 2, 12),
+    "safetensors": (0, 5),
+    "rich": (13, 7),
+    "jinja2": (3, 1),
+}
+MODULES = {"pillow": "PIL"}  # others are imported by the name of their package
 # A default run keeps some checkpoints of 0.45 GiB each.
 WANTED_BYTES, LEAST_BYTES = 4 * 2**30, 2**29
 INTERPRETED = """
@@ -52,7 +63,7 @@ def examine(device: str, place: Path) -> Iterator[Item]:
     try:
         chosen = resolve_device(device)
     except UserError as problem:
-        yield Item("device", FAIL, str(problem), "give another --device, or see the GPU above")
+        yield Item("device", FAIL, str(problem), _device_mend())
         return
     yield from _gpu(chosen)
     yield _bf16(chosen)
@@ -86,15 +97,34 @@ def _version(package: str) -> str | None:
 
 
 def _packages() -> Iterator[Item]:
-    found = {name: _version(name) for name in PACKAGES}
-    missing = [name for name, version in found.items() if version is None]
-    told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    if missing:
-        yield Item(
-            "packages", FAIL, f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}"
-        )
-    else:
+    lacks = {name: lack for name, oldest in PACKAGES.items() if (lack := _lack(name, oldest))}
+    if not lacks:
+        told = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
         yield Item("packages", OK, told)
+        return
+    wanted = " ".join(f'"{name}>={_dotted(PACKAGES[name])}"' for name in lacks)
+    found = "; ".join(f"{name} {lack}" for name, lack in lacks.items())
+    yield Item("packages", FAIL, found, f"pip install --upgrade {wanted}")
+
+
+def _lack(name: str, oldest: tuple[int, ...]) -> str:
+    """What is wrong with a package, in a few words; "" if nothing is."""
+    version = _version(name)
+    if version is None:
+        return "is missing"
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[: len(oldest)])
+    if numbers < oldest:
+        return f"{version} is too old"
+    try:
+        importlib.import_module(MODULES.get(name, name))
+    except Exception as problem:
+        first = (str(problem).splitlines() or [""])[0]
+        return f"{version} cannot be imported ({first})"
+    return ""
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _torch() -> Item:
@@ -146,6 +176,20 @@ def _gpu(device: Any) -> Iterator[Item]:
         yield Item("gpu", OK, f"none is used: training on the CPU, {os.cpu_count()} cores")
 
 
+def _device_mend() -> str:
+    """What to do where torch does not see a GPU that was asked for."""
+    import torch
+
+    driver = _driver()
+    if driver is None:
+        return "no NVIDIA driver answers (nvidia-smi): install one, or give another --device"
+    build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for CPUs"
+    return (
+        f"torch is built {build}, the driver is {driver}: install a build of torch for a CUDA that "
+        "the driver supports, or give another --device"
+    )
+
+
 def _driver() -> str | None:
     """The NVIDIA driver's version, or None where there is none."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -169,7 +213,13 @@ def _compiler(device: Any) -> Item:
 
     lack = missing_compiler(device)
     if lack:
-        return Item("compiler", NOTE, f"{lack}: --compile will run eager", "see the brackets")
+        found, _, mend = lack.partition(" (")
+        return Item(
+            "compiler",
+            NOTE,
+            f"{found}: --compile will run eager",
+            mend.removesuffix(")") or "see triton above",
+        )
     return Item("compiler", OK, "--compile can be used")
 
 

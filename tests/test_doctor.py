@@ -1,6 +1,7 @@
 """python -m fastcyclegan.doctor: what it finds here, and what it says of poorer machines."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from importlib import metadata
@@ -11,6 +12,7 @@ import torch
 
 from fastcyclegan import command, diagnosis, doctor, op_checks
 from fastcyclegan.diagnosis import FAIL, NOTE, OK, Item
+from house_rules import ROOT
 
 CPU = torch.device("cpu")
 NAMES = "python packages torch triton gpu bf16 compiler disk ops kernels step torch's instance norm"
@@ -72,12 +74,26 @@ def without(*missing: str, **versions: str) -> Callable[[str], str]:
     return version
 
 
-def test_a_missing_package(quick, monkeypatch):
-    monkeypatch.setattr(metadata, "version", without("safetensors", "nvtx"))
+def test_packages_that_will_not_do(quick, monkeypatch):
+    """Missing, older than setup.py has it, and there but broken."""
+    monkeypatch.setattr(metadata, "version", without("safetensors", nvtx="0.2.9"))
+    monkeypatch.setitem(diagnosis.MODULES, "rich", "no.such.module")
     item = examined()["packages"]
-    assert item == Item(
-        "packages", FAIL, "missing: nvtx, safetensors", "pip install nvtx safetensors"
-    )
+    assert item.verdict == FAIL
+    assert item.found.startswith("nvtx 0.2.9 is too old; safetensors is missing; rich ")
+    assert item.found.endswith("cannot be imported (No module named 'no')")
+    assert item.mend == 'pip install --upgrade "nvtx>=0.2.12" "safetensors>=0.5" "rich>=13.7"'
+
+
+def test_the_oldest_packages_are_those_of_setup():
+    found = {k: diagnosis._dotted(v) for k, v in diagnosis.PACKAGES.items()}
+    found |= {"torch": diagnosis._dotted(diagnosis.TORCH)}
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    listed = re.search(r"^INSTALL = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)[1]
+    floors = dict(re.findall(r"""["'](\w+)>=([\d.]+)""", listed))
+    assert floors.pop("triton") and floors == found
+    python = re.search(r'python_requires=">=([\d.]+)"', text)[1]
+    assert python == diagnosis._dotted(diagnosis.PYTHON)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +133,22 @@ def test_a_device_that_is_not_there(quick):
     assert item.verdict == FAIL and "--device cuda:99" in item.found
 
 
+@pytest.mark.parametrize(
+    ("driver", "cuda", "said"),
+    [
+        (None, "13.0", "no NVIDIA driver answers (nvidia-smi): install one"),
+        ("580.1", None, "torch is built for CPUs, the driver is 580.1: install a build of torch"),
+        ("470.1", "13.0", "torch is built for CUDA 13.0, the driver is 470.1: install a build"),
+    ],
+)
+def test_why_torch_sees_no_gpu(quick, monkeypatch, driver, cuda, said):
+    monkeypatch.setattr(diagnosis, "_driver", lambda: driver)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    item = examined(device="cuda")["device"]
+    assert item.mend.startswith(said) and item.mend.endswith("or give another --device")
+
+
 def test_a_driver_without_a_gpu_for_torch(monkeypatch):
     monkeypatch.setattr(diagnosis, "_driver", lambda: "580.1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -129,7 +161,8 @@ def test_no_compiler(monkeypatch):
     monkeypatch.setattr("fastcyclegan.steps.compilation.shutil.which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
     item = diagnosis._compiler(CPU)
-    assert item.verdict == NOTE and "install g++" in item.found
+    assert (item.verdict, item.mend) == (NOTE, "install g++")
+    assert item.found == "no C++ compiler found: --compile will run eager"
 
 
 @pytest.mark.parametrize(("gib", "verdict"), [(10, OK), (1, NOTE), (0.1, FAIL)])

@@ -1,6 +1,9 @@
 """A ladder of rows in one process: what is recorded of each, what is refused, what is skipped."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from bench import examples, jz
 from bench.ladder import Ladder
@@ -41,6 +44,20 @@ def test_what_is_recorded(ladder):
     assert found["speedup_over reference"] == pytest.approx(ratio)
     assert found["of_matmul"] == pytest.approx(found["TFLOP_per_s"] / 0.5)
     assert 0 < found["max_error"] < LARGEST_ERROR["bf16"] and 0.1 < found["peak_MiB"] < 100
+
+
+def test_a_round_on_a_gpu_is_long_enough_to_be_measured(ladder, monkeypatch):
+    """With stand-ins: a step of 2 ms after slower first ones, so that three make a round."""
+    begun = SimpleNamespace(step=None, peak=123)
+    monkeypatch.setattr("bench.ladder.DEVICE", torch.device("cuda"))
+    monkeypatch.setattr("bench.ladder.begin", lambda row, size, batch: begun)
+
+    def elapsed_ms(step, device, calls: int) -> list[float]:
+        return [9.0] * (calls > 3) + [2.0] * calls
+
+    monkeypatch.setattr("bench.ladder.elapsed_ms", elapsed_ms)
+    timed = ladder._begun(ROWS[2])
+    assert (timed.calls, timed.peak) == (3, 123) and timed.round() == pytest.approx(0.002)
 
 
 def test_a_row_that_is_off_is_not_recorded(ladder):

@@ -16,7 +16,7 @@ from bench import (
     bench_reflection_pad,
     op_bench,
 )
-from bench.op_bench import DEVICE, ImageCase, table
+from bench.op_bench import DEVICE, Differentiable, ImageCase, table
 from bench.probes import timing
 from bench.recorded import norm_flops
 from fastcyclegan.kernels.augment import augment_ref
@@ -50,6 +50,27 @@ class Wrong:
 
     def error(self) -> dict[str, float]:
         return self._error
+
+
+def test_no_output_and_no_gradient_is_left_out():
+    """The second output is off by a fifth, or the gradient to the second input by a tenth."""
+
+    def truth(x, weight):
+        return x * 2, x * weight
+
+    def off_in_output(x, weight):
+        return x * 2, x * weight + 0.2 * (x * weight).detach()
+
+    def off_in_gradient(x, weight):
+        still = x.detach() * (weight - weight.detach())
+        return x * 2, x * weight.detach() + 0.9 * still
+
+    inputs = [torch.rand(1, 2, 4, 4).requires_grad_(), torch.ones(1).requires_grad_()]
+    found = [
+        Differentiable(f, truth, inputs, "ref").error() for f in (off_in_output, off_in_gradient)
+    ]
+    assert found[0]["y"] == pytest.approx(0.2, abs=1e-3) and found[0]["dx"] < 1e-5
+    assert found[1]["dx"] == pytest.approx(0.1, abs=1e-3) and found[1]["y"] < 1e-5
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)

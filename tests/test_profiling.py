@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastcyclegan import command, profiling
+from fastcyclegan import command, profiling, train
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.errors import UserError
 from fastcyclegan.profiling import Profiler
@@ -63,6 +63,27 @@ def recording(monkeypatch) -> Recording:
 def test_ranges_names_nesting_and_order(here, recording, impl, of_a_step):
     assert run_on_data("--nvtx", "--steps", "2", "--impl", impl) == 0
     assert recording.ranges == 2 * of_a_step and recording.depth == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "half"),
+    [
+        (
+            "--model dcgan --crop_size 16 --load_size 16 --ngf 4 --ndf 4 --batch_size 4",
+            ["G_forward D_forward D_backward D_opt", "G_forward G_backward G_opt"],
+        ),
+        (
+            "--updates sequential --netG resnet_1blocks --ngf 4 --ndf 4 --crop_size 24 "
+            "--load_size 24 --dataroot data",
+            2 * ["G_forward G_backward G_opt pool D_forward D_backward D_opt"],
+        ),
+    ],
+)
+def test_ranges_of_other_updates(here, recording, words, half):
+    common = "--device cpu --precision fp32 --steps 2 --nvtx --name a"
+    assert command.run(train.main, [*words.split(), *common.split()]) == 0
+    names = ["data", *" ".join(half).split()]
+    assert recording.ranges == 2 * [(0, "step"), *((1, name) for name in names)]
 
 
 def test_ranges_are_on_under_a_tool_and_off_without(here, recording):

@@ -260,3 +260,6 @@ def test_compare(tmp_path, capsys):
     assert "have no row in common" in capsys.readouterr().err
     assert command.run(report.main, ["--compare", str(a), str(tmp_path / "no.json")]) == 2
     assert command.run(report.main, ["--wrong"]) == 2
+    capsys.readouterr()
+    assert command.run(report.main, ["--readme", str(tmp_path / "no.md")]) == 2
+    assert capsys.readouterr().err == f"error: --readme {tmp_path}/no.md: no such file\n"

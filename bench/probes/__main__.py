@@ -14,6 +14,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import traceback
@@ -79,6 +80,7 @@ def machine(device: torch.device, commit: str | None) -> dict:
         "commit": commit or _command("git", "rev-parse", "HEAD"),
         "probes_sha256": _source_digest(),
         "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "cudnn": torch.backends.cudnn.version(),
