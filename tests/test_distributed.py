@@ -1,5 +1,6 @@
 """Several processes do what one does: the same losses, weights and image pools."""
 
+import time
 from contextlib import closing
 from functools import cache
 
@@ -151,8 +152,19 @@ def parts(ranks: Ranks) -> dict[str, tuple]:
     return {"first": part(ranks, 0, 3), "last": part(ranks, 3, 8, part(ALONE, 0, 3)[1])}
 
 
+def turn(ranks: Ranks) -> float:
+    """When this process has had its turn, for which the first one takes a while."""
+
+    def do() -> float:
+        time.sleep(0.3 if ranks.first else 0)
+        return time.monotonic()
+
+    return ranks.in_turn(do)
+
+
 def everything(ranks: Ranks) -> dict[str, object]:
-    return {"cases": all_cases(ranks), "buckets": bucket_log(ranks), "parts": parts(ranks)}
+    found = {"cases": all_cases(ranks), "buckets": bucket_log(ranks), "parts": parts(ranks)}
+    return found | {"turn": turn(ranks)}
 
 
 @cache
@@ -161,6 +173,7 @@ def together(world: int) -> list[dict[str, object]]:
 
 
 def check_equal(everyones: list[dict[str, tuple]], truth: dict[str, tuple]) -> None:
+    """To 1e-8; prints how far apart they were, for docs/scaling.md."""
     for rank, found in enumerate(everyones):
         for name, (losses, tensors) in truth.items():
             case = f"{name}, rank {rank} of {len(everyones)}"
@@ -168,6 +181,14 @@ def check_equal(everyones: list[dict[str, tuple]], truth: dict[str, tuple]) -> N
             how["msg"] = lambda text, case=case: f"{case}: {text}"
             torch.testing.assert_close(found[name][0], losses, **how)
             torch.testing.assert_close(found[name][1], tensors, **how)
+            apart = furthest({"": found[name][0]}, {"": losses}), furthest(found[name][1], tensors)
+            print(f"{case}: losses {apart[0]:.0e}, weights and pools {apart[1]:.0e}")
+
+
+def furthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """The largest difference of two numbers."""
+    differences = [(ours[k] - x).double().flatten() for k, x in theirs.items()]
+    return torch.cat(differences).nan_to_num().abs().max().item()
 
 
 def test_two_processes_train_as_one():
@@ -200,6 +221,11 @@ def test_another_number_of_processes_goes_on_with_a_training(rank):
     for again in (found["last"], part(ALONE, 3, 8, found["first"][1])):
         torch.testing.assert_close(again[0], losses[3:], **exact)
         torch.testing.assert_close(again[1], truth, **exact)
+
+
+def test_the_first_process_has_its_turn_before_the_others():
+    first, second = (found["turn"] for found in together(2))
+    assert first <= second
 
 
 def test_gradients_travel_in_a_few_messages_that_begin_during_backward():

@@ -1,12 +1,17 @@
 """The train command in several processes: its files, its resumes, its line for bad input."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from fastcyclegan.config import TrainConfig
+from fastcyclegan.distributed import Ranks
+from fastcyclegan.errors import UserError
+from fastcyclegan.preparation import prepare
 from fastcyclegan.runs.metrics import read_metrics
 from fastcyclegan.steps.cyclegan import STEPS
 from processes import Ended, ended, free_port, in_processes, train_on_ranks
@@ -113,6 +118,22 @@ def check_dcgan(place: Path) -> None:
     losses = [[row["D"], row["G"]] for found in rows for row in found if row["kind"] == "train"]
     assert len(losses) == 6
     torch.testing.assert_close(*torch.tensor(losses).chunk(2), rtol=1e-3, atol=1e-3)
+
+
+class Asked(Ranks):
+    """Says how it is asked to do something."""
+
+    def together(self, do: Callable[[], None]) -> None:
+        raise UserError("together")
+
+    def in_turn(self, do: Callable[[], None]) -> None:
+        raise UserError("in turn")
+
+
+@pytest.mark.parametrize(("dataroot", "how"), [(None, "in turn"), ("data", "together")])
+def test_toy_images_are_made_by_one_process(dataroot, how):
+    with pytest.raises(UserError, match=how):
+        prepare(TrainConfig(dataroot=dataroot), torch.device("cpu"), print, Asked())
 
 
 def gone_back(here: Path, port: int) -> Ended:
