@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from math import isfinite
-from pathlib import Path, PurePath
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from math import isfinite, prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcyclegan import command
@@ -22,11 +25,13 @@ from fastcyclegan.scores import SCORES, EvaluateConfig
 if TYPE_CHECKING:
     import torch
 
+    from fastcyclegan.data.scan import Scan
     from fastcyclegan.models import Network
+    from fastcyclegan.runs.evaluation import PairScores
     from fastcyclegan.runs.features import Extractor
 
-# Images that a translator is given at once, and samples that are there in fp32 at once.
-BATCH, SAMPLES = 8, 1024
+# Pixels of images that are in memory at once, and images that a translator is given.
+PIXELS, BATCH = 2**22, 8
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,7 +69,7 @@ def _check(config: EvaluateConfig) -> None:
 
 def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from fastcyclegan.device import resolve_device
-    from fastcyclegan.runs.evaluation import pair_scores
+    from fastcyclegan.runs.evaluation import PairScores
     from fastcyclegan.runs.features import Extractor, Reference
 
     device = resolve_device(config.device)
@@ -72,15 +77,28 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.features:
         extractor = Extractor(Path(config.features), config.architecture, device)
     judged, real, truth = _images(config, device)
-    result: dict[str, Any] = {"images": len(judged.names), "size": judged.size, "scores": {}}
+    result: dict[str, Any] = {"images": len(judged.names), "size": judged.shown_size}
+    parts, pairs, scores = judged.parts(), PairScores(), {}
+    if truth:
+        parts = _paired(parts, truth.parts(_order(truth, judged)), pairs)
     if real:
         result["real_images"] = len(real.names)
-        result["scores"] |= Reference(real.pixels, extractor).scores(judged.pixels)
+        scores |= Reference(real.parts(), extractor).scores(parts)
     if truth:
-        result["scores"] |= pair_scores(judged.pixels, _in_order(truth, judged))
+        deque(parts, maxlen=0)  # what is left of them
+        scores |= pairs.means()
+    result["scores"] = scores
     if extractor:
         result["features"] = _about(extractor)
     return result
+
+
+def _paired(
+    parts: Iterator[torch.Tensor], truths: Iterator[torch.Tensor], pairs: PairScores
+) -> Iterator[torch.Tensor]:
+    for images, truth in zip(parts, truths, strict=True):
+        pairs.add(images, truth)
+        yield images
 
 
 def _about(extractor: Extractor) -> dict[str, str]:
@@ -88,15 +106,27 @@ def _about(extractor: Extractor) -> dict[str, str]:
 
 
 class _Images(NamedTuple):
-    """What a flag names: uint8 (N, H, W, C), and names without their suffixes."""
+    """What a flag names, made as it is asked for.
+
+    ``size`` is (width, height), ``names`` are without suffixes, and ``some`` makes the images of
+    these numbers: uint8 (n, H, W, C).
+    """
 
     flag: str
-    pixels: torch.Tensor
     names: list[str]
+    size: tuple[int, int]
+    some: Callable[[Sequence[int]], torch.Tensor]
 
     @property
-    def size(self) -> str:
-        return f"{self.pixels.shape[2]}x{self.pixels.shape[1]}"
+    def shown_size(self) -> str:
+        return "{}x{}".format(*self.size)
+
+    def parts(self, order: Sequence[int] | None = None) -> Iterator[torch.Tensor]:
+        """All images, or those of these numbers, PIXELS at a time."""
+        order = range(len(self.names)) if order is None else order
+        count = max(1, PIXELS // prod(self.size))
+        for first in range(0, len(order), count):
+            yield self.some(order[first : first + count])
 
 
 def _images(
@@ -120,38 +150,53 @@ def _images(
     for other in (real, truth):
         if other and other.size != judged.size:
             raise UserError(
-                f"{judged.flag} has images of {judged.size}, {other.flag} of {other.size} pixels: "
-                "give --size N"
+                f"{judged.flag} has images of {judged.shown_size}, {other.flag} of "
+                f"{other.shown_size} pixels: give --size N"
             )
-    if truth and min(truth.pixels.shape[1:3]) < SSIM_WINDOW:
+    if truth and min(truth.size) < SSIM_WINDOW:
         raise UserError(f"{truth.flag}: ssim needs images of {SSIM_WINDOW} pixels or more")
     return judged, real, truth
 
 
 def _read(config: EvaluateConfig, flag: str, channels: int) -> _Images:
-    from fastcyclegan.data.decode import decode_domain
     from fastcyclegan.data.scan import scan_folder
 
     folder = Path(getattr(config, flag))
-    scan = scan_folder(folder, min_size=1)
+    scan = scan_folder(folder, min_size=1, called=f"--{flag}")
+    shown = f"--{flag} {printable(folder)}"
+    _refuse_bad(scan.quarantined)
+    sizes = {(width, height) for height, width in scan.sizes}
+    if config.size:
+        sizes = {(config.size, config.size)}
+    if len(sizes) > 1:
+        two = " and ".join(f"{width}x{height}" for width, height in (min(sizes), max(sizes)))
+        raise UserError(f"{shown} has images of different sizes, {two} pixels: give --size N")
+    names = [str(path.relative_to(scan.root).with_suffix("")) for path in scan.files]
+    return _Images(shown, names, *sizes, partial(_decoded, config, scan, channels))
+
+
+def _refuse_bad(bad: Sequence[tuple[Path, str]]) -> None:
+    if bad:
+        path, reason = bad[0]
+        more = f", and {len(bad) - 1} more" if bad[1:] else ""
+        raise UserError(f"{printable(path)}: {reason}{more}: mend or remove what cannot be read")
+
+
+def _decoded(
+    config: EvaluateConfig, scan: Scan, channels: int, numbers: Sequence[int]
+) -> torch.Tensor:
+    from fastcyclegan.data.decode import decode_domain
+
     # a crop of no size leaves every image as large as it is
     fit = {"preprocess": "crop", "crop_size": 1}
     if config.size:
         fit = {"preprocess": config.preprocess, "load_size": config.size, "crop_size": config.size}
-    threads = config.num_threads
-    images = decode_domain(scan, channels=channels, threads=threads, max_bad=1.0, **fit)
-    if images.quarantined:
-        path, reason = images.quarantined[0]
-        more = f", and {len(images.quarantined) - 1} more" if images.quarantined[1:] else ""
-        raise UserError(f"{printable(path)}: {reason}{more}: mend or remove what cannot be read")
-    sizes = sorted(set(zip(images.width.tolist(), images.height.tolist(), strict=True)))
-    shown = f"--{flag} {printable(folder)}"
-    if len(sizes) > 1:
-        two = " and ".join(f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))
-        raise UserError(f"{shown} has images of different sizes, {two} pixels: give --size N")
-    [(width, height)] = sizes
-    pixels = images.pixels.view(len(images), height, width, channels)
-    return _Images(shown, pixels, [str(PurePath(name).with_suffix("")) for name in images.names])
+    files, sizes = ([items[i] for i in numbers] for items in (scan.files, scan.sizes))
+    some = replace(scan, files=files, sizes=sizes)
+    images = decode_domain(some, channels=channels, threads=config.num_threads, max_bad=1, **fit)
+    _refuse_bad(images.quarantined)
+    height, width = int(images.height[0]), int(images.width[0])
+    return images.pixels.view(len(images), height, width, channels)
 
 
 def _generator(config: EvaluateConfig, device: torch.device) -> Network:
@@ -175,14 +220,16 @@ def _generator(config: EvaluateConfig, device: torch.device) -> Network:
 
 
 def _sampled(net: Network, config: EvaluateConfig, num: int) -> _Images:
-    import torch
-
     from fastcyclegan.data.images import to_uint8
     from fastcyclegan.models.sampling import fixed_noise, generate
 
-    noise = fixed_noise(config.seed, num, net.arch["nz"]).split(SAMPLES)
-    made = torch.cat([to_uint8(generate(net, some), net.pixel_range) for some in noise])
-    return _Images("--weights", made, list(map(str, range(num))))
+    noise = fixed_noise(config.seed, num, net.arch["nz"])
+
+    def some(numbers: Sequence[int]) -> torch.Tensor:
+        return to_uint8(generate(net, noise[list(numbers)]), net.pixel_range)
+
+    side = net.arch["size"]
+    return _Images("--weights", list(map(str, range(num))), (side, side), some)
 
 
 def _translated(net: Network, source: _Images) -> _Images:
@@ -191,12 +238,16 @@ def _translated(net: Network, source: _Images) -> _Images:
     from fastcyclegan.translation import Translator
 
     translator = Translator(net)
-    parts = [translator(part.numpy()) for part in source.pixels.split(BATCH)]
-    return _Images(source.flag, torch.cat(list(map(torch.from_numpy, parts))), source.names)
+
+    def some(numbers: Sequence[int]) -> torch.Tensor:
+        parts = source.some(numbers).split(BATCH)
+        return torch.cat([torch.from_numpy(translator(part.numpy())) for part in parts])
+
+    return source._replace(some=some)
 
 
-def _in_order(truth: _Images, judged: _Images) -> torch.Tensor:
-    """The truth of each image of ``judged``."""
+def _order(truth: _Images, judged: _Images) -> list[int]:
+    """The numbers of the truth of each image of ``judged``."""
     counts = len(judged.names), len(truth.names)
     if counts[0] != counts[1]:
         raise UserError(
@@ -211,7 +262,7 @@ def _in_order(truth: _Images, judged: _Images) -> torch.Tensor:
             )
     if len(index) < counts[1] or len(set(judged.names)) < counts[0]:
         raise UserError(f"{truth.flag}: two images have one name, but for the suffix; rename one")
-    return truth.pixels[[index[name] for name in judged.names]]
+    return [index[name] for name in judged.names]
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

@@ -47,7 +47,9 @@ class EvaluateConfig:
     direction: str | None = option(
         None, "which generator of a run folder (default: AtoB)", choices=["AtoB", "BtoA"]
     )
-    num: int | None = option(None, "samples of a DCGAN (default: as many as --real has)", low=1)
+    num: int | None = option(
+        None, "samples of a DCGAN (default: as many as --real has)", low=1, high=10**6
+    )
     seed: int = option(0, "of a DCGAN's noise", low=0, high=2**32 - 1)
     size: int | None = option(
         None, "pixels: bring all images to N x N (default: they have one size)", low=11, high=16384

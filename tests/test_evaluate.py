@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from fastcyclegan import command, evaluate
+from fastcyclegan.data import decode as decode_module
 from fastcyclegan.data.images import from_uint8, to_uint8
 from fastcyclegan.models import DCGANGenerator, ResnetGenerator
 from fastcyclegan.models.sampling import fixed_noise, generate
@@ -120,14 +121,44 @@ def test_samples_of_a_dcgan(folders, capsys, monkeypatch):
     save_network(folders / "G.safetensors", DCGANGenerator(ngf=4, nz=6, size=16), step=1)
     words = "--weights G.safetensors --real real --size 16 --seed 3"
     assert result(capsys, words)["images"] == 7
-    monkeypatch.setattr(evaluate, "SAMPLES", 3)
+    monkeypatch.setattr(evaluate, "PIXELS", 3 * 16 * 16)
     told = result(capsys, f"{words} --num 4")
     net = load_generator(folders / "G.safetensors")
     made = to_uint8(generate(net, fixed_noise(3, 4, 6)))
     squares = [Image.open(p).resize((16, 16), Image.Resampling.BICUBIC)
                for p in sorted((folders / "real").iterdir())]  # fmt: skip
     real = torch.from_numpy(np.stack(list(map(np.asarray, squares))))
-    assert told["images"] == 4 and told["scores"]["swd"] == sliced_wasserstein(made, real)
+    truth = sliced_wasserstein(made, real)
+    assert told["images"] == 4 and told["scores"]["swd"] == pytest.approx(truth, rel=1e-6)
+
+
+@pytest.mark.parametrize("judged", ["--fake fake", "--weights T.safetensors --input fake"])
+def test_few_images_are_in_memory_at_once(folders, capsys, monkeypatch, judged):
+    save_network(folders / "T.safetensors", ResnetGenerator(ngf=2, n_blocks=1), step=1)
+    script(folders / "tiny.pt", Tiny())
+    (folders / "truth/0.png").rename(folders / "truth/9.png")
+    (folders / "fake/0.png").rename(folders / "fake/9.PNG")
+    words = f"{judged} --real real --truth truth --features tiny.pt"
+    whole, decode, counts = result(capsys, words), decode_module.decode_domain, []
+
+    def counted(scan, **options):
+        counts.append(len(scan.files))
+        return decode(scan, **options)
+
+    monkeypatch.setattr(decode_module, "decode_domain", counted)
+    monkeypatch.setattr(evaluate, "PIXELS", 2 * 16 * 20 + 1)
+    parts = result(capsys, words)
+    assert sorted(counts) == [1, 1, 1, *[2] * 7]  # 5, 5 and 7 images
+    assert parts["scores"] == pytest.approx(whole["scores"], rel=1e-6)
+    assert parts | {"scores": 0} == whole | {"scores": 0}
+
+
+def test_sizes_are_compared_before_anything_is_computed(folders, capsys, monkeypatch):
+    monkeypatch.setattr(decode_module, "decode_domain", None)
+    make_images(folders / "small", 2, (8, 8))
+    save_network(folders / "T.safetensors", ResnetGenerator(ngf=2, n_blocks=1), step=1)
+    assert run("--weights T.safetensors --input fake --real small") == 2
+    assert "--input fake has images of 20x16, --real small of 8x8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,7 +171,8 @@ def test_samples_of_a_dcgan(folders, capsys, monkeypatch):
         ("--fake fake --real real --architecture inception_v3", "--architecture needs --features"),
         ("--fake fake --real real --input real", "--input is for --weights"),
         ("--fake fake --real real --num 3", "--num is for --weights"),
-        ("--fake gone --real real", "gone does not exist"),
+        ("--fake gone --real real", "--fake gone does not exist"),
+        ("--fake tiny.pt --real real", "--fake tiny.pt is not a folder"),
         ("--fake empty --real real", "empty has no images"),
         ("--fake broken --real real", "broken/b.png: not a JPEG"),
         ("--fake cut --real real", "cut/1.png: cannot be decoded: "),
@@ -157,6 +189,7 @@ def test_samples_of_a_dcgan(folders, capsys, monkeypatch):
         ("--weights T.safetensors --real real --input fake --num 2", "--num: T.safetensors is a"),
         ("--weights T.safetensors --real real --direction AtoB", "--direction chooses"),
         ("--weights D.safetensors --real real --input fake", "--input: D.safetensors is a"),
+        ("--weights D.safetensors --real real --num 1000001", "must be at most 1000000"),
         ("--weights D.safetensors --real real --truth fake", "--truth: the samples of a DCGAN"),
         ("--weights D.safetensors --real real", "--weights has images of 16x16, --real real of"),
         ("--weights gone.safetensors --real real", "gone.safetensors does not exist"),
@@ -197,6 +230,7 @@ EVALUATED = "--fake fake --real real --device cpu"
 IMPORTS = """
 import sys
 from fastcyclegan import command, evaluate
+from fastcyclegan.data import decode as decode_module
 code = command.run(evaluate.main, sys.argv[1:])
 names = "torchmetrics", "torchvision", "torch_fidelity", "scipy"
 print([name for name in names if name in sys.modules], file=sys.stderr)

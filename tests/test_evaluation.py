@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fastcyclegan.data.images import from_uint8
+from fastcyclegan.runs import evaluation
 from fastcyclegan.runs.evaluation import (
     mean_distance,
     pair_scores,
@@ -86,7 +87,8 @@ def test_scores_of_pairs_are_their_formulas():
     assert same == {"psnr": float("inf"), "ssim": 1.0, "l1": 0.0}
 
 
-def test_many_pairs_are_scored_in_parts():
+def test_many_pairs_are_scored_in_parts(monkeypatch):
+    monkeypatch.setattr(evaluation, "AT_ONCE", 64 * 11 * 11)
     x, y = noise(70, 11, 11, 1), noise(70, 11, 11, 1, seed=1)
     each = [pair_scores(x[i : i + 1], y[i : i + 1])["ssim"] for i in range(70)]
     assert pair_scores(x, y)["ssim"] == pytest.approx(np.mean(each), rel=1e-12)
@@ -99,7 +101,8 @@ def transport_formula(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (7, 4), (70, 3)])
-def test_sliced_wasserstein_is_its_formula(n, m):
+def test_sliced_wasserstein_is_its_formula(monkeypatch, n, m):
+    monkeypatch.setattr(evaluation, "AT_ONCE", 64 * 90)
     x, y = noise(n, 6, 5), noise(m, 6, 5, seed=1) // 2
     lines = torch.randn(90, 256, generator=torch.Generator().manual_seed(0)).double().numpy()
     lines /= np.linalg.norm(lines, axis=0)

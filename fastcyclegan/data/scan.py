@@ -190,6 +190,7 @@ def scan_folder(
     max_dataset_size: float | None = None,
     min_size: int = 8,
     threads: int = 8,
+    called: str = "the image folder",
 ) -> Scan:
     """Look over the image files below a folder: suffix, file size and header.
 
@@ -200,11 +201,12 @@ def scan_folder(
         max_dataset_size: stop after that many usable files, in sorted order.
         min_size: images with a side shorter than this, in pixels, are quarantined.
         threads: files read at the same time.
+        called: what to say of ``path``, the flag that named it say.
 
     Raises:
         UserError: not a folder, or no file in it has an image suffix.
     """
-    root = _require_folder(Path(path), "the image folder")
+    root = _require_folder(Path(path), called)
     notes: Counter = Counter()
     unreadable: list[OSError] = []
     paths = sorted(_walk(root, notes, unreadable))

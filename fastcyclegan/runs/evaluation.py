@@ -1,5 +1,7 @@
 """What fixed images show about a run: previews, scores beside the truth, distances of sets."""
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -9,7 +11,8 @@ from fastcyclegan.models import Network
 
 # Pixels: a side of the windows of :func:`ssim`.
 SSIM_WINDOW = 11
-_AT_ONCE = 64
+# Numbers of images that are computed with at once: 16 images of 256 x 256 in colour.
+AT_ONCE = 3 * 2**20
 
 
 def psnr(images: torch.Tensor, truth: torch.Tensor, pixel_range: str = "tanh") -> float:
@@ -63,22 +66,31 @@ def translated(
     return torch.cat([to_uint8(each(net, part), pixel_range).cpu() for part in parts])
 
 
+class PairScores:
+    """How near images are to what they should be, as means over the images, given in parts."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": [], "l1": []}
+
+    def add(self, images: torch.Tensor, truth: torch.Tensor) -> None:
+        """Count in uint8 (N, H, W, C), of one shape on the CPU, sides of at least SSIM_WINDOW."""
+        for x, y in zip(_parts(images), _parts(truth), strict=True):
+            self._found["psnr"].append(torch.from_numpy(psnr_of_images(x.numpy(), y.numpy())))
+            self._found["ssim"].append(ssim(x, y))
+            self._found["l1"].append((x.double() - y.double()).abs().mean((1, 2, 3)) / 127.5)
+
+    def means(self) -> dict[str, float]:
+        """``psnr`` in dB, ``ssim`` (see :func:`ssim`), and ``l1``, the mean absolute difference
+        where black is -1 and white 1.
+        """
+        return {name: float(torch.cat(values).mean()) for name, values in self._found.items()}
+
+
 def pair_scores(images: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-    """How near images are to what they should be, as means over the images.
-
-    ``psnr`` in dB, ``ssim`` (see :func:`ssim`), and ``l1``, the mean absolute difference where
-    black is -1 and white 1.
-
-    Args:
-        images, truth: uint8 (N, H, W, C) of one shape on the CPU, sides of at least SSIM_WINDOW.
-    """
-    parts = list(zip(images.split(_AT_ONCE), truth.split(_AT_ONCE), strict=True))
-    found = {
-        "psnr": [torch.from_numpy(psnr_of_images(x.numpy(), y.numpy())) for x, y in parts],
-        "ssim": [ssim(x, y) for x, y in parts],
-        "l1": [(x.double() - y.double()).abs().mean((1, 2, 3)) / 127.5 for x, y in parts],
-    }
-    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+    """The scores of :class:`PairScores`, of images that are all there."""
+    scores = PairScores()
+    scores.add(images, truth)
+    return scores.means()
 
 
 def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -123,27 +135,47 @@ def sliced_wasserstein(x: torch.Tensor, y: torch.Tensor, directions: int = 256) 
 
     Source: Rabin et al., Wasserstein Barycenter and its Application to Texture Mixing (2011).
     """
-    projected_x, projected_y = (_projections(images, directions) for images in (x, y))
-    # of both step functions that the sorted projections are, over the share of images
+    return transport(*(Projector(directions)(images) for images in (x, y)))
+
+
+def transport(x: torch.Tensor, y: torch.Tensor) -> float:
+    """The mean over columns of the distance in transport (W1) between the values of both.
+
+    Args:
+        x, y: (N, columns); N may differ.
+    """
+    # of both step functions that the sorted columns are, over the share of values
     steps = [torch.arange(1, len(p) + 1, dtype=torch.float64) / len(p) for p in (x, y)]
     ends = torch.cat(steps).unique()
     widths = torch.diff(ends, prepend=ends.new_zeros(1))
     middles = ends - widths / 2
-    rows_x, rows_y = (p[(middles * len(p)).long().to(p.device)] for p in (projected_x, projected_y))
+    rows_x, rows_y = (p.sort(dim=0).values[(middles * len(p)).long().to(p.device)] for p in (x, y))
     distances = (rows_x - rows_y).abs().mean(1).double().cpu()
     return float((widths * distances).sum())
 
 
-def _projections(images: torch.Tensor, directions: int) -> torch.Tensor:
-    """Sorted projections of the images to fixed directions, (N, directions) float32."""
-    size = images[0].numel()
-    lines = torch.randn(size, directions, generator=torch.Generator().manual_seed(0))
-    lines = (lines / lines.norm(dim=0)).to(images.device)
-    parts = []
-    for part in images.split(_AT_ONCE):
-        pixels = from_uint8(part) if part.dtype == torch.uint8 else part.float()
-        parts.append(pixels.flatten(1) @ lines)
-    return torch.cat(parts).sort(dim=0).values
+class Projector:
+    """Projects images to fixed random directions, the same for all images of one size."""
+
+    def __init__(self, directions: int = 256) -> None:
+        self._directions = directions
+        self._lines: torch.Tensor | None = None
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, directions) float32 of (N, C, H, W), or uint8 (N, H, W, C)."""
+        if self._lines is None:
+            size = images[0].numel()
+            lines = torch.randn(size, self._directions, generator=torch.Generator().manual_seed(0))
+            self._lines = (lines / lines.norm(dim=0)).to(images.device)
+        parts = []
+        for part in _parts(images):
+            pixels = from_uint8(part) if part.dtype == torch.uint8 else part.float()
+            parts.append(pixels.flatten(1) @ self._lines)
+        return torch.cat(parts)
+
+
+def _parts(images: torch.Tensor) -> Sequence[torch.Tensor]:
+    return images.split(max(1, AT_ONCE // images[0].numel()))
 
 
 def mean_distance(x: torch.Tensor) -> float:

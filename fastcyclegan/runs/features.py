@@ -8,6 +8,7 @@ torchmetrics, of the extra ``eval``, does the statistics.
 import hashlib
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fastcyclegan.files import printable
 from fastcyclegan.models.inception_v3 import InceptionV3
 from fastcyclegan.models.jz import LARGEST_FILE, read_pth
 from fastcyclegan.models.weights import tensors_from_bytes
-from fastcyclegan.runs.evaluation import sliced_wasserstein
+from fastcyclegan.runs.evaluation import Projector, transport
 
 # Classes by the name of their architecture.
 BUILT = {"inception_v3": InceptionV3}
@@ -160,34 +161,38 @@ def feature_distances(fake: Tensor, real: Tensor) -> dict[str, float]:
 
 
 class Reference:
-    """Real images that others are compared with, as sets.
+    """Real images that others are compared with, as sets; of both only what this takes is kept.
 
     Args:
-        images: uint8 (N, H, W, C) on the CPU.
+        parts: uint8 (N, H, W, C) each, on the CPU.
         extractor: for FID and KID, or None.
 
     Raises:
         UserError: as of :class:`Extractor`; one image alone for an extractor.
     """
 
-    def __init__(self, images: Tensor, extractor: Extractor | None = None) -> None:
-        self.images, self.extractor = images, extractor
-        self._features = self._extract(images)
+    def __init__(self, parts: Iterable[Tensor], extractor: Extractor | None = None) -> None:
+        self.extractor = extractor
+        self._projections, self._features = self._reduced(parts)
 
-    def scores(self, fake: Tensor) -> dict[str, float]:
-        """``swd``, with an extractor also ``fid``, ``kid``, ``kid_std``; ``fake`` as the images."""
-        found = {"swd": sliced_wasserstein(fake, self.images)}
-        features = self._extract(fake)
+    def scores(self, parts: Iterable[Tensor]) -> dict[str, float]:
+        """``swd``, with an extractor also ``fid``, ``kid``, ``kid_std``; ``parts`` of the fakes."""
+        projections, features = self._reduced(parts)
+        found = {"swd": transport(projections, self._projections)}
         if features is not None and self._features is not None:
             found |= feature_distances(features, self._features)
         return found
 
-    def _extract(self, images: Tensor) -> Tensor | None:
-        if not self.extractor:
-            return None
-        if len(images) < 2:
+    def _reduced(self, parts: Iterable[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """What the distances are computed from: projections, and features if there are any."""
+        project, projections, features = Projector(), [], []
+        for images in parts:
+            projections.append(project(images))
+            if self.extractor:
+                features.append(self.extractor(images))
+        if self.extractor and sum(map(len, features)) < 2:
             raise UserError("FID and KID compare sets: at least 2 images of each are needed")
-        return self.extractor(images)
+        return torch.cat(projections), torch.cat(features) if features else None
 
 
 class _Given(nn.Module):

@@ -40,7 +40,7 @@ class Translations(Exam):
     def __init__(self, config: TrainConfig, root: Path | str | None, device: torch.device) -> None:
         held, extractor = load_held_out(config, root), _extractor(config, device)
         self._pixels, self._device = config.pixel_range, device
-        references = Reference(held.test_A, extractor), Reference(held.test_B, extractor)
+        references = Reference([held.test_A], extractor), Reference([held.test_B], extractor)
         # by domain: who makes it, of what, beside which images and which truth
         self._parts = {
             "B": ("G_A", held.test_A, references[1], held.truth_B),
@@ -60,7 +60,7 @@ class Translations(Exam):
         found = {}
         for domain, (name, source, reference, truth) in self._parts.items():
             fake = translated(networks[name], source, self._device, self._pixels)
-            scores = reference.scores(fake)
+            scores = reference.scores([fake])
             if truth is not None:
                 scores |= pair_scores(fake, truth)
             found |= {f"{score}_{domain}": value for score, value in scores.items()}
@@ -79,14 +79,14 @@ class Samples(Exam):
     def __init__(self, config: TrainConfig, real: torch.Tensor, device: torch.device) -> None:
         self.metric, self._pixels = config.eval_metric or "swd", config.pixel_range
         extractor = _extractor(config, device)
-        self._reference = Reference(real, extractor)
+        self._reference = Reference([real], extractor)
         self._noise = fixed_noise(config.seed, len(real), config.nz)
         self.digest = _digest(extractor, real)
 
     def scores(self, networks: Mapping[str, Network]) -> dict[str, float]:
         """See :class:`Exam`; of the average of the generator where there is one."""
         fake = generate(networks.get("G_ema", networks["G"]), self._noise)
-        return self._reference.scores(to_uint8(fake, self._pixels))
+        return self._reference.scores([to_uint8(fake, self._pixels)])
 
 
 def _extractor(config: TrainConfig, device: torch.device) -> Extractor | None:
