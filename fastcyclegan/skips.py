@@ -107,13 +107,18 @@ class Skips:
             if p.grad is not None and not torch.isfinite(p.grad).all()
         ]
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, int | None]:
         """What a resumed run needs, as JSON can hold it."""
-        return {"in_a_row": self.in_a_row, "offset": self.offset}
+        return {
+            "in_a_row": self.in_a_row,
+            "offset": self.offset,
+            "went_back_to": self._went_back_to,
+        }
 
-    def load(self, state: dict[str, int]) -> None:
+    def load(self, state: dict[str, int | None]) -> None:
         """Put back what :meth:`state` returned. Raises KeyError."""
         self.in_a_row, self.offset, self.spoilt = state["in_a_row"], state["offset"], False
+        self._went_back_to = state.get("went_back_to")  # older checkpoints have none
         self.system.model.gate.load(self.in_a_row)
 
     def _names(self, step: int) -> dict[str, list[str]]:

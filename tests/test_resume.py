@@ -1,14 +1,11 @@
 """A run that was stopped and continued is the run that never stopped, bit for bit on a CPU."""
 
-import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from fastcyclegan import training
 from fastcyclegan.runs import metrics
 from fastcyclegan.steps.cyclegan import STEPS
 from house_rules import ROOT
@@ -88,91 +85,6 @@ def test_after_going_back_a_run_resumes_with_the_same_images(here, at):
     whole, parts = (outcome(here / "checkpoints" / name) for name in ("whole", "parts"))
     assert same(whole, parts) and whole[2]["skips"]["offset"] == 5
     assert [row["event"] for row in whole[-1] if row["kind"] == "event"] == ["went back"]
-
-
-@pytest.fixture(scope="module")
-def halves(tmp_path_factory):
-    """A whole run, the first half of the same, and its images: (folder, outcome of the whole)."""
-    from tiny_runs import make_images
-
-    root = tmp_path_factory.mktemp("halves")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        make_images(root / "data/trainA", 5, seed=1)
-        make_images(root / "data/trainB", 3, seed=2)
-        assert run_on_data(*ALL, "--name", "whole") == 0
-        assert run_on_data(*ALL, "--name", "half", "--steps", "7") == 0
-    return root, outcome(root / "checkpoints/whole")
-
-
-def kind(path):
-    """Parts of a checkpoint that are dropped together: all moments of one sort, say."""
-    path = re.sub(r"^(train_state:)[GD]_[AB]/.*/", r"\1*/", path)
-    return re.sub(r"^([GD]_[AB]):.*?(running_\w+|num_batches_tracked)?$", r"\1:\2", path)
-
-
-def parts_of(weights, tensors, state, prefix="state:"):
-    """(path, where it lies, its key) of every stored field."""
-    for name, stored in weights.items():
-        yield from ((f"{name}:{key}", stored, key) for key in stored)
-    yield from ((f"train_state:{key}", tensors, key) for key in tensors)
-    for key, value in state.items():
-        inner = value if isinstance(value, dict) else {None: value}
-        for leaf in inner:
-            place = (value, leaf) if isinstance(value, dict) else (state, key)
-            yield f"state:{key}" + (f".{leaf}" if leaf else ""), *place
-
-
-# Each is dropped; a row of skips is in test_train_faults.py, as it shows with such a row alone.
-KINDS = [
-    *(f"{name}:{what}" for name in ("G_A", "G_B", "D_A", "D_B")
-      for what in ("", "running_mean", "running_var", "num_batches_tracked")),
-    *(f"train_state:*/{moment}" for moment in ("exp_avg", "exp_avg_sq", "step")),
-    *(f"train_state:pool_{domain}/{what}" for domain in "AB" for what in ("images", "count")),
-    "train_state:random/cpu", "train_state:metrics/sums",
-    "state:summed", "state:skips.in_a_row", "state:skips.offset",
-    *(f"state:plateau.{x}" for x in ("factor", "best", "bad_epochs", "total", "count")),
-]  # fmt: skip
-
-
-# What stands in the place of a field that is dropped, where it is not zero.
-OTHER = {"random/cpu": torch.Generator().manual_seed(9).get_state(), "factor": 0.5, "count": 9.0}
-OTHER |= {"best": None, "bad_epochs": 3, "offset": 5, "summed": 0}
-
-
-def test_no_stored_field_is_forgotten_here(halves):
-    stored = final_state(halves[0] / "checkpoints/half")
-    assert {kind(path) for path, *_ in parts_of(*stored)} == set(KINDS)
-
-
-def resumed(root, monkeypatch, dropped):
-    """The outcome of the second half, with the fields of the kind ``dropped`` lost on the way."""
-    shutil.rmtree(root / "checkpoints/parts", ignore_errors=True)
-    shutil.copytree(root / "checkpoints/half", root / "checkpoints/parts")
-    load, lost = training.load_checkpoint, []
-
-    def load_without(path):
-        stored = load(path)
-        for name, place, key in list(parts_of(*stored)):
-            if kind(name) == dropped:
-                place[key] = OTHER.get(key, torch.as_tensor(place[key]) * 0)
-                lost.append(name)
-        return stored
-
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(training, "load_checkpoint", load_without)
-    assert run_on_data(*ALL, "--name", "parts") == 0
-    assert bool(lost) == (dropped is not None)
-    return outcome(root / "checkpoints/parts")
-
-
-def test_with_all_of_it_the_second_half_is_the_same(halves, monkeypatch):
-    assert same(resumed(halves[0], monkeypatch, None), halves[1])
-
-
-@pytest.mark.parametrize("dropped", [k for k in KINDS if k != "state:skips.in_a_row"])
-def test_without_any_field_it_is_another_run(halves, monkeypatch, dropped):
-    assert not same(resumed(halves[0], monkeypatch, dropped), halves[1])
 
 
 def test_other_options_are_refused_by_name_unless_forced(here, capsys):

@@ -91,7 +91,7 @@ def test_after_many_skips_in_a_row_it_goes_back_and_takes_other_images(here, at_
         ("went back", 4),
         ("skipped", 5),
     ]
-    assert final_state(root)[2]["skips"] == {"in_a_row": 0, "offset": 5}
+    assert final_state(root)[2]["skips"] == {**{"in_a_row": 0, "offset": 5, "went_back_to": 4}}
 
 
 def test_weights_that_are_not_finite_are_never_saved(here, at_step, capsys):
@@ -142,6 +142,25 @@ def test_a_row_of_skips_goes_on_behind_an_interruption(here, at_step, capsys):
     at_step([1], spoil_images)
     assert run_on_data(*words, "--print_freq", "1") == 0
     assert "3 steps in a row up to step 7" in capsys.readouterr().out
+
+
+def test_that_going_back_was_in_vain_is_known_behind_an_interruption(here, at_step, capsys):
+    """Back to step 4, with images that are no better: a restart does not try a third time."""
+
+    def interrupt(model, *arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return spoil_images(model, *arguments)
+
+    words = ["--steps", "9", "--save_every_steps", "4", "--max_skips", "3", "--print_freq", "1"]
+    words += ["--name", "mine"]
+    at_step([5, 6, 7, 8], spoil_images)
+    at_step([9], interrupt)
+    assert run_on_data(*words) == 143
+    assert final_state(here / "checkpoints/mine")[2]["skips"]["in_a_row"] == 2
+    at_step([1], spoil_images)
+    assert run_on_data(*words) == 4
+    error = capsys.readouterr().err
+    assert error.startswith("error: 3 steps in a row up to step 7 were not finite")
 
 
 def test_a_save_that_fails_is_told_and_gives_code_5(here, monkeypatch, capsys):
