@@ -29,8 +29,7 @@ def main(argv: Sequence[str]) -> int:
         argv,
     )
     from fastcyclegan.runs.folder import RunFolder
-    from fastcyclegan.runs.report.comparison import MAX_RUNS, compare
-    from fastcyclegan.runs.report.page import RunPage
+    from fastcyclegan.runs.report.comparison import MAX_RUNS
 
     roots = [Path(word) for word in config.run]
     if len(roots) > MAX_RUNS:
@@ -38,13 +37,7 @@ def main(argv: Sequence[str]) -> int:
     for root in roots:
         _check_run(RunFolder(root))
     output = _output(config, roots)
-    if len(roots) > 1:
-        html = compare(roots)
-    else:
-        page = RunPage(RunFolder(roots[0]))
-        page.refresh()
-        html = page.html()
-    _write(output, html)
+    _write(output, _html(roots))
     print(f"wrote {printable(output)}")
     return command.DONE
 
@@ -70,6 +63,22 @@ def _output(config: ReportConfig, roots: Sequence[Path]) -> Path:
     if output.is_dir() or (output.exists() and not config.overwrite):
         raise UserError(f"{printable(output)} exists: --overwrite replaces it")
     return output
+
+
+def _html(roots: Sequence[Path]) -> str:
+    from fastcyclegan.runs.folder import RunFolder
+    from fastcyclegan.runs.report.comparison import compare
+    from fastcyclegan.runs.report.page import RunPage
+
+    try:
+        if len(roots) > 1:
+            return compare(roots)
+        page = RunPage(RunFolder(roots[0]))
+        page.refresh()
+        return page.html()
+    except OSError as problem:
+        name = printable(problem.filename or roots[0])
+        raise UserError(f"{name} cannot be read: {problem.strerror}") from None
 
 
 def _write(output: Path, html: str) -> None:

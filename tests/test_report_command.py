@@ -42,6 +42,8 @@ def test_several_are_compared_where_one_stands(tmp_path, capsys, monkeypatch):
         (["damaged"], "damaged/config.json cannot be read: no report of it"),
         (["a", "--output", "a/x.txt"], "--output a/x.txt: give it the suffix .html"),
         (["a", "--output", "no/x.html"], "--output no/x.html: there is no folder no"),
+        (["folder"], "folder/metrics.jsonl cannot be read: Is a directory"),
+        (["a", "folder"], "folder/metrics.jsonl cannot be read: Is a directory"),
         (["a"] * 17, "17 runs: at most 16"),
         (["a", "--outptu", "x"], "did you mean --output?"),
     ],
@@ -51,6 +53,8 @@ def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, words, said):
     make_run(tmp_path / "a")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/config.json").write_text("{")
+    (tmp_path / "folder/metrics.jsonl").mkdir(parents=True)
+    (tmp_path / "folder/config.json").write_text("{}")
     assert run(*words) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
