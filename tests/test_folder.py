@@ -167,7 +167,13 @@ def test_quarantine_has_one_json_line_per_file(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("inside", ["", "ckpt", "weights", "previews", "metrics.jsonl", ".lock"])
+@pytest.mark.parametrize(
+    "inside",
+    [
+        *("", "ckpt", "weights", "previews", "metrics.jsonl", ".lock"),
+        *("best", "profile", "repro-step-00000003", "tensorboard"),
+    ],
+)
 def test_a_run_that_is_a_link_or_holds_one_is_refused(tmp_path, inside):
     """Nothing is written through it; files that are replaced, not opened, cannot be followed."""
     run, elsewhere = open_run(tmp_path / "c", "x", "d"), tmp_path / "elsewhere"

@@ -268,8 +268,9 @@ def _numbered_run(checkpoints_dir: Path) -> RunFolder:
 
 
 def _refuse_links(run: RunFolder) -> None:
-    inside = (run.previews, run.weights, run.ckpt, run.best, run.metrics, run.root / _LOCK)
-    for path in (run.root, *inside, *map(run.tracker, TRACKERS)):
+    inside = [run.previews, run.weights, run.ckpt, run.best, run.metrics, run.root / _LOCK]
+    inside += [run.profile, *run.root.glob("repro-step-*"), *map(run.tracker, TRACKERS)]
+    for path in (run.root, *inside):
         if path.is_symlink():
             raise UserError(
                 f"{printable(path)} is a link: a run is written into its own folder alone; give "
