@@ -208,9 +208,10 @@ class Recorder:
         try:
             scores = self.judge.scores()
             kept = self.judge.keep(done, scores)
-        except (UserError, OSError, RuntimeError, SafetensorError) as problem:
+        except (UserError, OSError, RuntimeError, SafetensorError, MemoryError) as problem:
             what = "the best networks could not be kept" if scores else "not scored"
-            kept = f"warning: step {done}: {what}: {one_line(str(problem))}"
+            reason = one_line(str(problem)) or type(problem).__name__
+            kept = f"warning: step {done}: {what}: {reason}"
         if kept:
             self.progress.say(kept)
         return scores

@@ -15,6 +15,7 @@ from fastcyclegan.runs.evaluation import pair_scores, sliced_wasserstein
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import read_metrics
 from fastcyclegan.steps.cyclegan import STEPS
+from fastcyclegan.systems.exam import Translations
 from test_evaluate import pixels
 from test_features import Maps, Tiny, script
 from test_resume import ALL, DECAY, outcome, same
@@ -264,6 +265,16 @@ def test_an_extractor_that_fails_does_not_end_the_training(tested, capsys):
     said = capsys.readouterr().out
     for step in (1, 2):
         assert f"warning: step {step}: not scored: fickle.pt does not take uint8 images" in said
+
+
+def test_too_little_memory_to_judge_does_not_end_the_training(tested, monkeypatch, capsys):
+    def none_left(self, networks):
+        raise MemoryError
+
+    monkeypatch.setattr(Translations, "scores", none_left)
+    assert run_on_data("--steps", "2", "--eval_every", "2", "--name", "mine") == 0
+    assert "warning: step 2: not scored: MemoryError" in capsys.readouterr().out
+    assert (tested / "checkpoints/mine/ckpt/step-00000002").is_dir()
 
 
 def test_a_dcgan_is_judged_by_its_average(here):
