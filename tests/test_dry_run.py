@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,6 +113,27 @@ def test_what_takes_long_is_estimated(here, monkeypatch, capsys):
     monkeypatch.setattr(dry_run, "MEASURED_SECONDS", 0.0)
     assert run_on_data("--dry_run", "--compile") == 0
     assert "an estimate, too slow to be measured here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("durations", "seconds", "steps"),
+    [([1.0, 0.2, 0.4, 0.3], 0.3, 3), ([2.5, 1.7, 9.0, 9.0], 1.7, 1)],
+)
+def test_the_time_is_the_median_behind_the_first_step(monkeypatch, durations, seconds, steps):
+    """By a clock that only steps move; no more of them than fit into four seconds."""
+    now, left = [0.0], list(durations)
+
+    def step(model, number):
+        now[0] += left.pop(0)
+        return torch.zeros(2)
+
+    monkeypatch.setattr(dry_run.time, "perf_counter", lambda: now[0])
+    config = TrainConfig(compile=True)
+    sampler = SimpleNamespace(batch=lambda index: ())
+    system = SimpleNamespace(step=step, model=None, device=CPU, sampler=sampler, config=config)
+    measured, how = dry_run._measured_speed(system)
+    assert measured == pytest.approx(seconds) and len(left) == 3 - steps
+    assert how == f"measured over {steps} steps without --compile, which is faster"
 
 
 def test_wrong_options_are_refused_as_in_training(here, capsys):
