@@ -193,6 +193,11 @@ def test_an_op_that_is_wrong_is_named(monkeypatch):
     assert "instance_norm," not in item.mend
 
 
+def test_an_op_that_computes_no_number_is_wrong():
+    item = diagnosis._judged("ops", {"augment": 0.0, "image_pool": float("nan")}, "tried")
+    assert item.verdict == FAIL and "image_pool differ" in item.mend
+
+
 def test_a_crash_of_a_check_is_an_item(monkeypatch):
     def crash(device):
         raise RuntimeError("boom\nmore")

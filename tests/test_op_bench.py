@@ -83,6 +83,10 @@ def test_what_is_off_is_not_recorded(op, tmp_path, monkeypatch):
     result = wrong.record([(op.small[0], "ref")], tmp_path / "out.json", None)
     (row,) = result["rows"]
     assert "us" not in row and "nothing is recorded" in row["failed"]
+    benchmark = SimpleNamespace(extra_info={})
+    with pytest.raises(AssertionError, match="nothing is recorded"):
+        wrong.bench(benchmark, (op.small[0], "ref", op.modes[0]))
+    assert benchmark.extra_info == {}
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)

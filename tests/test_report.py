@@ -163,6 +163,13 @@ def test_pictures_and_tables(tmp_path, capsys):
     assert readme.read_text() == text
 
 
+def test_an_op_that_several_files_have_is_that_of_the_first(tmp_path):
+    files = {"a": op_file(us=10.0), "b": op_file(us=30.0), "c": op_file(us=20.0, provider="ref")}
+    recordings = [load(write(tmp_path / f"{name}.json", file)) for name, file in files.items()]
+    ((_, table),) = report.tables(recordings)
+    assert "| instance_norm 2x4x8x8-bfloat16-relu | 10 | 20 | 50% |" in table
+
+
 def suite_file(*rows: tuple[str, int, float]) -> dict:
     """As the suite writes a ladder: (row, batch, ms)."""
     found = {}
