@@ -76,7 +76,8 @@ class Recorded:
             r"\b[0-9a-f]{7,40}\b", str(machine.get("commit") or machine.get("source"))
         )
         commit = " and ".join(word[:7] for word in told) or "not recorded"
-        return f"{where}, torch {machine.get('torch')}, commit {commit}, {machine.get('date')}"
+        torch = re.sub(r"[+]cpu$", " (CPU build)", str(machine.get("torch")))
+        return f"{where}, torch {torch}, commit {commit}, {machine.get('date')}"
 
     def timings(self) -> dict[str, Timing]:
         """Everything by a name of its own."""

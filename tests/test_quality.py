@@ -12,13 +12,15 @@ from bench.gpu_suite import quality_part
 from bench.gpu_suite.cases import DONE, FAILED, Plan
 from bench.gpu_suite.train_part import TINY
 from bench.quality import QualityConfig, Training, chosen
-from bench.quality_scores import FAST, REFERENCE, compare, lines, table, verdict
+from bench.quality_scores import FAST, REFERENCE, compare, lines, seeds_of_both, table, verdict
 from bench.recorded import load
 from fastcyclegan import command
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.options import parse_explicit
+from fastcyclegan.presets import PRESETS
 from fastcyclegan.runs.metrics import MetricsLog
 from fastcyclegan.train import check
+from house_rules import ROOT
 
 REFERENCE_B, REFERENCE_A = [20.0, 20.4, 20.8], [18.0, 19.0, 18.5]
 
@@ -224,12 +226,21 @@ def test_readme_gets_the_table(tmp_path, stub):
     assert "| reference fp32 eager | 21.50, spread 0.71 | 21.50, spread 0.71 |" in text
     assert "| difference | +0.50, standard error 0.00 | +0.50, standard error 0.00 |" in text
     assert "2 seeds, 8 steps each: the difference lies" in text and "commit aaaaaaa" in text
+    assert "+" not in text.partition("torch ")[2].partition(",")[0]
     assert "has not been measured yet" in text
     found = json.loads((folder / "quality.json").read_text())
     found["machine"]["gpu"] = "NVIDIA X1"
     (folder / "quality.json").write_text(json.dumps(found))
     assert command.run(report.main, words) == 0
     assert "not been measured" not in readme.read_text() and "NVIDIA X1" in readme.read_text()
+
+
+def test_what_is_recorded_here():
+    """Whole trainings, seed after seed in both ways."""
+    found = load(ROOT / "bench/results/cpu-2-cores-avx512-bf16/quality.json").trainings
+    seeds = seeds_of_both(found)
+    assert seeds == list(range(1, len(seeds) + 1)) and len(seeds) >= 4
+    assert {t["steps"] for t in found} == {PRESETS["small"]["steps"]}
 
 
 def test_the_suite_has_the_same_trainings(tmp_path):
