@@ -260,8 +260,8 @@ def _order(truth: _Images, judged: _Images) -> list[int]:
             raise UserError(
                 f"{truth.flag} has no image called {printable(name)}, which is in {judged.flag}"
             )
-    if len(index) < counts[1] or len(set(judged.names)) < counts[0]:
-        raise UserError(f"{truth.flag}: two images have one name, but for the suffix; rename one")
+    if len(set(judged.names)) < counts[0]:
+        raise UserError(f"{judged.flag}: two images have one name, but for the suffix; rename one")
     return [index[name] for name in judged.names]
 
 

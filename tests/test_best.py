@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.held_out import load_held_out
+from fastcyclegan.data.images import read_image
 from fastcyclegan.judge import Judge
-from fastcyclegan.models import ResnetGenerator
+from fastcyclegan.models import DCGANGenerator, ResnetGenerator
 from fastcyclegan.runs.best import Best, read_best
 from fastcyclegan.runs.folder import RunFolder
-from fastcyclegan.systems.exam import Translations
+from fastcyclegan.systems.exam import Samples, Translations
 from tiny_runs import make_images
 
 
@@ -84,3 +86,26 @@ def test_the_first_images_of_a_folder_are_judged(tmp_path, monkeypatch):
     whole = exam(tmp_path).digest
     (tmp_path / "testA/3.png").unlink()
     assert exam(tmp_path).digest == whole != exam(tmp_path, max_dataset_size=2).digest
+
+
+def test_truth_is_that_of_the_same_name_however_folders_are_sorted(tmp_path):
+    for seed, folder in enumerate(("testA", "testB", "truthA", "truthB")):
+        make_images(tmp_path / folder, 2, (16, 16), seed=seed)
+    # 0.b comes before 0 in testA and behind it in truthB
+    for folder, suffix in (("testA", "png"), ("truthB", "PNG")):
+        for old, new in (("0", "0"), ("1", "0.b")):
+            (tmp_path / folder / f"{old}.png").replace(tmp_path / folder / f"{new}.{suffix}")
+    held = load_held_out(CONFIG, tmp_path)
+    for found, files in ((held.test_A, "testA/{}.png"), (held.truth_B, "truthB/{}.PNG")):
+        for image, name in zip(found, ("0.b", "0"), strict=True):
+            path = tmp_path / files.format(name)
+            assert torch.equal(image, torch.from_numpy(read_image(path, 3)))
+
+
+def test_of_a_dcgan_the_average_is_judged():
+    torch.manual_seed(0)
+    G, average = (DCGANGenerator(nz=5, ngf=4, size=16) for _ in range(2))
+    real = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
+    samples = Samples(replace(CONFIG, model="dcgan", nz=5), real, torch.device("cpu"))
+    alone = [samples.scores({"G": net}) for net in (G, average)]
+    assert samples.scores({"G": G, "G_ema": average}) == alone[1] != alone[0]

@@ -99,8 +99,9 @@ def test_size_brings_all_images_to_one(folders, capsys):
     assert cut["scores"] != told["scores"]
 
 
-def test_a_translator_is_judged_as_its_translations_are(folders, capsys):
+def test_a_translator_is_judged_as_its_translations_are(folders, capsys, monkeypatch):
     """In fp32 on the same 8-bit images; of a run that is the generator of --direction."""
+    monkeypatch.setattr(evaluate, "BATCH", 2)
     torch.manual_seed(0)
     net = ResnetGenerator(ngf=4, n_blocks=1)
     (folders / "run").mkdir()
@@ -153,12 +154,15 @@ def test_few_images_are_in_memory_at_once(folders, capsys, monkeypatch, judged):
     assert parts | {"scores": 0} == whole | {"scores": 0}
 
 
-def test_sizes_are_compared_before_anything_is_computed(folders, capsys, monkeypatch):
+def test_sizes_and_headers_are_looked_at_before_anything_is_computed(folders, capsys, monkeypatch):
     monkeypatch.setattr(decode_module, "decode_domain", None)
     make_images(folders / "small", 2, (8, 8))
     save_network(folders / "T.safetensors", ResnetGenerator(ngf=2, n_blocks=1), step=1)
     assert run("--weights T.safetensors --input fake --real small") == 2
     assert "--input fake has images of 20x16, --real small of 8x8" in capsys.readouterr().err
+    (folders / "real/x.png").write_text("no image")
+    assert run("--fake fake --real real") == 2
+    assert "real/x.png: not a JPEG" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -181,6 +185,7 @@ def test_sizes_are_compared_before_anything_is_computed(folders, capsys, monkeyp
         ("--fake small --truth small", "ssim needs images of 11 pixels or more"),
         ("--fake fake --truth real", "5 images and --truth real 7: each image needs its truth"),
         ("--fake fake --truth named", "--truth named has no image called 4, which is in --fake"),
+        ("--fake twice --truth small --size 16", "--fake twice: two images have one name"),
         ("--fake twice --truth twice2", "two images have one name, but for the suffix"),
         ("--fake fake --real real --features maps.pt", "(N, features) is needed"),
         ("--fake fake --real one --features tiny.pt", "at least 2 images of each"),

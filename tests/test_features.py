@@ -127,6 +127,33 @@ def test_fid_of_other_numbers_of_images_and_subsets_of_kid(monkeypatch):
     assert found["kid_std"] == pytest.approx(np.std(subsets), rel=1e-8)
 
 
+def test_kid_of_sets_of_two_sizes_below_a_subset(monkeypatch):
+    """Of the larger one as many as the smaller one has are taken, others each time."""
+    monkeypatch.setattr(features, "KID_SUBSETS", 5)
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(8, 4)), rng.normal(size=(20, 4)) + 1
+    found = feature_distances(torch.from_numpy(x), torch.from_numpy(y))
+    torch.manual_seed(0)
+    picked = [(torch.randperm(20)[:8], torch.randperm(8)) for _ in range(5)]
+    subsets = [mmd_formula(y[of_y.numpy()], x[of_x.numpy()]) for of_y, of_x in picked]
+    assert found["kid"] == pytest.approx(np.mean(subsets), rel=1e-8)
+    assert found["kid_std"] == pytest.approx(np.std(subsets), rel=1e-8) and found["kid_std"] > 0
+
+
+def test_an_extractor_is_in_eval_mode(tmp_path):
+    class Dropping(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.drop(x.float().mean((2, 3)))
+
+    x = images(5, 0)
+    found = Extractor(script(tmp_path / "dropping.pt", Dropping().train()))(x)
+    assert torch.equal(found, x.float().mean((1, 2)).double())
+
+
 def test_what_an_extractor_is_called_with(tmp_path):
     path = script(tmp_path / "squeezed.pt", Squeezed())
     extract = Extractor(path)
