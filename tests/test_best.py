@@ -109,3 +109,13 @@ def test_of_a_dcgan_the_average_is_judged():
     samples = Samples(replace(CONFIG, model="dcgan", nz=5), real, torch.device("cpu"))
     alone = [samples.scores({"G": net}) for net in (G, average)]
     assert samples.scores({"G": G, "G_ema": average}) == alone[1] != alone[0]
+    other = Samples(replace(CONFIG, model="dcgan", nz=5), 255 - real, torch.device("cpu"))
+    assert other.digest != samples.digest
+
+
+def test_domains_have_their_channels(tmp_path):
+    for folder in ("testA", "testB", "truthA", "truthB"):
+        make_images(tmp_path / folder, 1, (16, 16))
+    held = load_held_out(replace(CONFIG, input_nc=1), tmp_path)
+    channels = [x.shape[3] for x in (held.test_A, held.test_B, held.truth_A, held.truth_B)]
+    assert channels == [1, 3, 1, 3]
