@@ -1,5 +1,6 @@
 """Shared by all tests: skipping without a GPU, and no skip that nobody knows about."""
 
+import os
 import signal
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -17,6 +18,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail when a test is skipped that tests/allowed_skips.txt does not list",
     )
+
+
+def pytest_configure() -> None:
+    """What a test begins, another pytest among it, has no options of this one."""
+    os.environ.pop("PYTEST_ADDOPTS", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -150,7 +150,7 @@ def filling(dtype: torch.dtype) -> float | int | bool:
 
 def run_under_interpreter(file: str) -> int:
     """Run the tests of ``file`` on a CPU under Triton's interpreter; returns how many passed."""
-    env = dict(os.environ, TRITON_INTERPRET="1", PYTEST_ADDOPTS="")
+    env = dict(os.environ, TRITON_INTERPRET="1")
     command = [sys.executable, "-m", "pytest", file, "-q", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-m", "interpreter"],

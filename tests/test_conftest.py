@@ -1,6 +1,5 @@
 """A skip that the list does not name fails the run; ``cuda`` tests skip without a GPU."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -38,9 +37,8 @@ def run_pytest(tmp_path):
 
     def run(suite: str, *options: str) -> tuple[int, str]:
         (tmp_path / "test_suite.py").write_text(suite)
-        env = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
     return run
