@@ -66,7 +66,7 @@ def instance_norm_ref(
     residual_relu: bool = False,
     pad: int = 0,
 ) -> torch.Tensor:
-    """Instance norm in plain PyTorch, rounded once; arguments are those of :func:`instance_norm`.
+    """Instance norm in plain PyTorch, in at least fp32; arguments as of :func:`instance_norm`.
 
     Returns:
         (N, C, H, W) in the dtype and memory format of ``x``; with ``pad`` > 0
