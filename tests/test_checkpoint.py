@@ -16,7 +16,7 @@ from fastcyclegan import files
 from fastcyclegan.errors import UserError
 from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
 from fastcyclegan.models.weights import load_network
-from fastcyclegan.runs import checkpoint
+from fastcyclegan.runs import checkpoint, sealed
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from fastcyclegan.runs.folder import open_run
 
@@ -195,7 +195,7 @@ def test_files_outside_the_folder_are_not_read(run):
     path = save(run, 2) / "state.json"
     content = json.loads(path.read_text())
     content["body"]["files"]["../../config.json"] = {}
-    content["crc32"] = checkpoint._crc(content["body"])
+    content["crc32"] = sealed._crc(content["body"])
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="lists"):
         load_checkpoint(path.parent)
@@ -248,7 +248,7 @@ def test_too_little_space_is_noticed_before_anything_is_written(run, monkeypatch
     usage = namedtuple("usage", "total used free")(10**6, 10**6, 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(files, "write_durable", lambda *_: pytest.fail("written"))
-    monkeypatch.setattr(checkpoint, "write_durable", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr(sealed, "write_durable", lambda *_: pytest.fail("written"))
     with pytest.raises(OSError, match="a checkpoint needs"):
         save(run, 2)
     assert steps(run) == ["step-00000001"]

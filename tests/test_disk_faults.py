@@ -11,7 +11,7 @@ import time
 import pytest
 
 from fastcyclegan import recorder
-from fastcyclegan.runs import checkpoint
+from fastcyclegan.runs import sealed
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import read_metrics
@@ -106,7 +106,7 @@ def test_a_file_system_that_becomes_read_only_is_told(here, monkeypatch, capsys)
     def read_only(*arguments):
         raise OSError(30, "Read-only file system", "there")
 
-    monkeypatch.setattr(checkpoint, "write_durable", read_only)
+    monkeypatch.setattr(sealed, "write_durable", read_only)
     assert run_on_data(*WORDS) == 5
     captured = capsys.readouterr()
     assert captured.out.count("Read-only file system") == 4 and "step 8/8" in captured.out

@@ -13,17 +13,9 @@ from torch import nn
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import TEMPORARY_PREFIX
 from fastcyclegan.models.weights import network_bytes
-from fastcyclegan.runs.checkpoint import (
-    STATE,
-    Found,
-    Snapshot,
-    found_at,
-    state_bytes,
-    verified_body,
-    verified_files,
-    write_folder,
-)
+from fastcyclegan.runs.checkpoint import Found, found_at
 from fastcyclegan.runs.folder import RunFolder
+from fastcyclegan.runs.sealed import STATE, state_bytes, verified_body, verified_files, write_folder
 from fastcyclegan.scores import SCORES
 
 
@@ -88,7 +80,7 @@ class Best:
         }
         state = {"metric": self.metric, "score": score, "scores": dict(scores), "step": step}
         state |= {"measured_on": self.measured_on}
-        files[STATE] = state_bytes(Snapshot(step, {}, state), files)
+        files[STATE] = state_bytes(step, state, files)
         try:
             write_folder(self.folder.best, files)
         finally:

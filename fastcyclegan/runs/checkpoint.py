@@ -4,12 +4,9 @@ Each holds one safetensors file per network, train_state.safetensors and state.j
 CRC32 and size of every other file and has a CRC32 of its own.
 """
 
-import errno
 import json
-import os
 import re
 import shutil
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,17 +16,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastcyclegan.errors import UserError
-from fastcyclegan.files import TEMPORARY_PREFIX, fsync_folder, write_atomic, write_durable
+from fastcyclegan.files import TEMPORARY_PREFIX, write_atomic
 from fastcyclegan.models.weights import copies, copies_to_bytes, network_tensors, tensors_from_bytes
 from fastcyclegan.runs.folder import RunFolder
+from fastcyclegan.runs.sealed import STATE, state_bytes, verified_body, verified_files, write_folder
 
-SCHEMA = 1
-STATE = "state.json"
 _TRAIN_STATE = "train_state"
 _SUFFIX = ".safetensors"
 # ".old": moved aside while another checkpoint of the same step takes its place.
 _NAME = re.compile(r"step-([0-9]{8,})(\.old)?")
-_FILE = re.compile(r"[A-Za-z0-9_]+\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ def write_checkpoint(folder: RunFolder, snapshot: Snapshot, keep: int = 3) -> Pa
     _remove_leftovers(folder)
     files = {name + _SUFFIX: copies_to_bytes(*content) for name, content in snapshot.files.items()}
     weights = {name: data for name, data in files.items() if name != _TRAIN_STATE + _SUFFIX}
-    files[STATE] = state_bytes(snapshot, files)
+    files[STATE] = state_bytes(snapshot.step, snapshot.state, files, snapshot.milestone)
     path = folder.ckpt / f"step-{snapshot.step:08d}"
     write_folder(path, files)
     _prune(folder, snapshot.step, keep)
@@ -195,48 +190,6 @@ def load_checkpoint(
     return tensors, tensors.pop(_TRAIN_STATE), state
 
 
-def state_bytes(snapshot: Snapshot, files: Mapping[str, bytes]) -> bytes:
-    """state.json of a folder of ``files``: what ``snapshot`` says, and their checksums."""
-    body = {
-        "schema": SCHEMA,
-        "step": int(snapshot.step),
-        "milestone": snapshot.milestone,
-        "state": dict(snapshot.state),
-        "files": {name: {"crc32": zlib.crc32(d), "size": len(d)} for name, d in files.items()},
-    }
-    body = json.loads(json.dumps(body))
-    return json.dumps({"crc32": _crc(body), "body": body}, indent=1).encode()
-
-
-def _crc(body: Any) -> int:
-    return zlib.crc32(json.dumps(body, sort_keys=True).encode())
-
-
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Put a folder of ``files`` at ``path``, durable; what was there is beside it, as ``.old``.
-
-    Raises OSError, a full disk say: what was there stays.
-    """
-    needed = sum(len(data) for data in files.values())
-    if shutil.disk_usage(path.parent).free < needed:
-        raise OSError(errno.ENOSPC, f"a checkpoint needs {needed} bytes", str(path.parent))
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
-    old = path.with_name(f"{path.name}.old")
-    try:
-        temporary.mkdir()
-        for name, data in files.items():
-            write_durable(temporary / name, data)
-        fsync_folder(temporary)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(path, old)
-        os.replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    fsync_folder(path.parent)
-
-
 def _checkpoints(folder: RunFolder) -> list[tuple[int, Path]]:
     """(step, folder) of everything named like a checkpoint, oldest first."""
     if not folder.ckpt.is_dir():
@@ -244,38 +197,6 @@ def _checkpoints(folder: RunFolder) -> list[tuple[int, Path]]:
     named = [(_NAME.fullmatch(path.name), path) for path in folder.ckpt.iterdir()]
     found = [(int(match[1]), not match[2], path) for match, path in named if match]
     return [(step, path) for step, _, path in sorted(found)]
-
-
-def verified_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files of the folder ``path``, and the state of its state.json. Raises UserError."""
-    try:
-        body = verified_body(path / STATE)
-        files = {}
-        for name, expected in body["files"].items():
-            if not _FILE.fullmatch(name):
-                raise UserError(f"{path}/{STATE} is damaged: it lists {name!r}")
-            files[name] = (path / name).read_bytes()
-            actual = {"crc32": zlib.crc32(files[name]), "size": len(files[name])}
-            if actual != expected:
-                raise UserError(f"{path}/{name} is damaged: its checksum differs")
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
-    return files, body["state"]
-
-
-def verified_body(path: Path) -> dict[str, Any]:
-    """What the state.json ``path`` holds, if it is sound. Raises UserError, OSError."""
-    try:
-        content = json.loads(path.read_bytes())
-        body = content["body"]
-        intact = content["crc32"] == _crc(body) and isinstance(body, dict)
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise UserError(f"{path} is damaged: its checksum differs")
-    if body.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {body.get('schema')}, this version reads {SCHEMA}")
-    return body
 
 
 def _prune(folder: RunFolder, step: int, keep: int) -> None:
