@@ -13,7 +13,7 @@ from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.images import one_line
 from fastcyclegan.errors import UserError
 from fastcyclegan.judge import Judge
-from fastcyclegan.runs.checkpoint import take_snapshot, write_checkpoint
+from fastcyclegan.runs.checkpoint import StaleWeights, take_snapshot, write_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.metrics import MetricsLog
 from fastcyclegan.runs.progress import Progress
@@ -36,8 +36,8 @@ class Recorder:
         scores: what the last preview measured, by name.
         skips: the steps that were not finite.
         judge: of the networks, with ``--eval_every``.
-        unsaved: why the last checkpoint could not be saved, or None; up to date after
-            :meth:`settle`.
+        unsaved: why the last checkpoint, or weights/ beside it, could not be saved, or None; up to
+            date after :meth:`settle`.
         progress: what the terminal shows, from :meth:`start` on.
     """
 
@@ -257,7 +257,10 @@ class Recorder:
         if not isinstance(problem, OSError | RuntimeError | SafetensorError | MemoryError):
             raise problem
         reason = str(problem) or type(problem).__name__
-        self.unsaved = f"the checkpoint of step {done} could not be saved: {reason}"
+        what = f"the checkpoint of step {done} could not be saved"
+        if isinstance(problem, StaleWeights):
+            what = f"weights/ could not be brought to step {done}, whose checkpoint is saved"
+        self.unsaved = f"{what}: {reason}"
         self.progress.say(f"warning: {self.unsaved}")
         self.record("event", done, event="save failed", reason=reason)
 

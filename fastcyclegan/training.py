@@ -1,7 +1,8 @@
 """The training itself: data, networks, run folder, then one loop over the steps."""
 
 import os
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,6 @@ from rich.console import Console
 
 from fastcyclegan.command import DONE, NOT_FINITE, NOT_SAVED, OUT_OF_MEMORY, Stop
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.data.images import one_line
 from fastcyclegan.distributed import ALONE, Ranks
 from fastcyclegan.errors import UserError
 from fastcyclegan.feed import Feed
@@ -21,7 +21,8 @@ from fastcyclegan.out_of_memory import explain
 from fastcyclegan.preparation import prepare, sharing
 from fastcyclegan.profiling import Profiler
 from fastcyclegan.recorder import Bystander, Recorder
-from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
+from fastcyclegan.resuming import newest, restore
+from fastcyclegan.runs.checkpoint import latest_checkpoint, refresh_weights
 from fastcyclegan.runs.folder import RunFolder, differences, open_run
 from fastcyclegan.runs.identity import digest_of, machine
 from fastcyclegan.runs.progress import Progress
@@ -29,7 +30,7 @@ from fastcyclegan.runs.signals import StopRequest
 from fastcyclegan.steps.capture import CudaGraphs
 from fastcyclegan.steps.compilation import compile_model, missing_compiler
 from fastcyclegan.steps.schedule import Plateau, Schedule
-from fastcyclegan.steps.state import load_train_state, train_state
+from fastcyclegan.steps.state import train_state
 from fastcyclegan.systems import System
 from fastcyclegan.version import __version__
 
@@ -96,7 +97,7 @@ class Run:
         """
         first = self._in_step(self.ranks.together(self._resume))
         if first >= self.total:
-            return self._is_finished(first)
+            return self.ranks.together(partial(self._is_finished, first))
         profiler = self.ranks.together(partial(self._profiler, first))
         self.ranks.together(partial(self._begin, first))
         self._compile()
@@ -166,30 +167,13 @@ class Run:
 
     def _resume(self) -> int:
         """Go back to the newest sound checkpoint; returns the step to begin with."""
-        passed_over = []
-        found = latest_checkpoint(self.folder, on_damaged=lambda *both: passed_over.append(both))
-        for path, reason in passed_over:
-            self.say(f"warning: checkpoint {path.name} is passed over: {reason}")
+        found = newest(self.folder, self.say)
         if not found:
-            if passed_over:
-                raise UserError(
-                    f"no checkpoint in {self.folder.ckpt} is sound: give another --name, or remove "
-                    "that folder to start this run again"
-                )
             return 0
-        return self._restore(*found)
-
-    def _restore(self, step: int, path: Path) -> int:
-        weights, tensors, state = load_checkpoint(path)
-        try:
-            for name, net in self.model.networks.items():
-                net.load_state_dict(weights[name])
-            load_train_state(self.model, tensors)
-            self.recorder.load(tensors["metrics/sums"], state)
-        except (KeyError, RuntimeError) as problem:
-            reason = one_line(str(problem))
-            raise UserError(f"{path} does not fit these options: {reason}") from None
-        return step
+        restore(self.model, self.recorder.load, found[1])
+        with self._writable():
+            refresh_weights(self.folder, *found)
+        return found[0]
 
     def _in_step(self, step: int) -> int:
         """Bring all processes to where the first one is after ``step`` steps; returns those."""
@@ -214,7 +198,8 @@ class Run:
         if not found or self.skips.hopeless(done, found[0]):
             self.recorder.record("event", done, event="not finite")
             raise Stop(NOT_FINITE, self._not_finite(problem, found[1] if found else None))
-        step = self._restore(*found)
+        step, path = found
+        restore(self.model, self.recorder.load, path)
         self.skips.go_back(step)
         self.recorder.rewind(step)
         self.recorder.count_from(step)
@@ -232,12 +217,22 @@ class Run:
         return f"{problem}{stands}; try a lower --lr or --precision fp32"
 
     def _is_finished(self, first: int) -> int:
-        self.folder.update_config(finished=True)
+        with self._writable():
+            if not self.folder.finished:
+                self.folder.update_config(finished=True)
         advice = "raise --n_epochs, --n_epochs_decay or --steps to go on"
         if self.config.fit_schedule:
             advice = "its schedule was fitted into --steps; give another --name to train anew"
         self.say(f"run {printable(self.folder.root)} is finished at step {first}: {advice}")
         return DONE
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            place = printable(problem.filename or self.folder.root)
+            raise UserError(f"{place}: cannot be written ({problem.strerror})") from None
 
     def _begin(self, first: int) -> None:
         config, folder = self.config, self.folder
@@ -245,12 +240,10 @@ class Run:
         settled |= {"digest": digest_of(self.options), "options": self.options}
         settled |= {"total_steps": self.total}
         before = folder.read_config()
-        try:
+        with self._writable():
             folder.update_config(finished=False, **settled)
             folder.write_quarantine(self.system.images.quarantined)
             self.recorder.rewind(first)
-        except OSError as problem:
-            raise UserError(f"{folder.root}: cannot be written ({problem.strerror})") from None
         if first:
             self.say(f"continuing run {printable(folder.root)} at step {first}")
             if before.get("digest") != settled["digest"]:

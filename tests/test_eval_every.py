@@ -9,7 +9,7 @@ from fastcyclegan import checkpoint as checkpoint_command
 from fastcyclegan import command, train, translate
 from fastcyclegan.data.images import from_uint8, to_uint8
 from fastcyclegan.models.weights import load_generator, load_network
-from fastcyclegan.runs import best, checkpoint
+from fastcyclegan.runs import best, sealed
 from fastcyclegan.runs.best import read_best
 from fastcyclegan.runs.evaluation import pair_scores, sliced_wasserstein
 from fastcyclegan.runs.folder import RunFolder
@@ -180,7 +180,7 @@ def claim(root, score):
     """Say that what is in best/ has had this score."""
     body = json.loads((root / "best/state.json").read_bytes())["body"]
     body["state"]["score"] = score
-    crc32 = checkpoint._crc(body)
+    crc32 = sealed._crc(body)
     (root / "best/state.json").write_text(json.dumps({"crc32": crc32, "body": body}))
 
 

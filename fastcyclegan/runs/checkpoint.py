@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fastcyclegan.errors import UserError
@@ -25,6 +26,10 @@ _TRAIN_STATE = "train_state"
 _SUFFIX = ".safetensors"
 # ".old": moved aside while another checkpoint of the same step takes its place.
 _NAME = re.compile(r"step-([0-9]{8,})(\.old)?")
+
+
+class StaleWeights(OSError):
+    """The checkpoint stands, but weights/ could not be brought to it."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def write_checkpoint(folder: RunFolder, snapshot: Snapshot, keep: int = 3) -> Pa
 
     Then the ``keep`` newest checkpoints up to its step and all milestones stay, those of later
     steps go (the run has left that future), and weights/ is refreshed. Raises OSError, a full disk
-    say: the previous checkpoints still stand.
+    say: the previous checkpoints still stand; StaleWeights: the new one does too.
     """
     if keep < 1:
         raise ValueError("keep must be at least 1")
@@ -100,8 +105,35 @@ def write_checkpoint(folder: RunFolder, snapshot: Snapshot, keep: int = 3) -> Pa
     write_folder(path, files)
     _prune(folder, snapshot.step, keep)
     for name, data in weights.items():
-        write_atomic(folder.weights / name, data)
+        _write_weights(folder.weights / name, data)
     return path
+
+
+def refresh_weights(folder: RunFolder, step: int, path: Path) -> None:
+    """Bring weights/ to ``step``, whose checkpoint is ``path``, where a crash came in between.
+
+    Raises StaleWeights, OSError.
+    """
+    for source in path.glob("*" + _SUFFIX):
+        target = folder.weights / source.name
+        if source.stem != _TRAIN_STATE and _step_of(target) != step:
+            _write_weights(target, source.read_bytes())
+
+
+def _write_weights(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise StaleWeights(error.errno, error.strerror, str(path)) from error
+
+
+def _step_of(path: Path) -> int | None:
+    """The step of a weights file, or None if it is not there or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return int(file.metadata()["step"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
 
 
 def latest_checkpoint(
