@@ -64,6 +64,7 @@ class Recorder:
         self.summed = 0
         self._writer, self._writing = Writer(), 0
         self.unsaved: str | None = None
+        self._saved: int | None = None
         self.scores: dict[str, float] = {}
         self._record_failed = False
         self._mark = (0, 0.0)
@@ -76,6 +77,7 @@ class Recorder:
     def load(self, sums: torch.Tensor, state: Mapping[str, Any]) -> None:
         """Go on from ``sums``, and from what :meth:`state` returned. Raises KeyError."""
         self.sums.copy_(sums)
+        self._saved = None  # after going back, a step is another one
         self.summed = state["summed"]
         self.skips.load(state["skips"])
         if self.plateau:
@@ -117,7 +119,7 @@ class Recorder:
             self._tick(done, full, lr)
         self._show(done, last)
         if last or self._is_due(done):
-            self.save(done, self._is_milestone(done))
+            self.save(done)
 
     def _add(self, losses: torch.Tensor) -> None:
         shut = self.model.gate.shut.bool()
@@ -226,20 +228,22 @@ class Recorder:
         self.scores = shown.scores or self.scores
         return shown.scores
 
-    def save(self, done: int, milestone: bool = False) -> None:
+    def save(self, done: int) -> None:
         """Begin to write the checkpoint of ``done`` steps, unless it is one to go back from.
 
         The training waits for a copy of the state, and for the checkpoint before if that is still
-        being written.
+        being written. One of this step that is written already stays.
         """
         started = time.perf_counter()
         self.settle()
+        if self._saved == done:
+            return
         self._read_skips(done)
         self.skips.spoilt |= not self._is_finite()
         if not self.skips.too_many:
             tensors = train_state(self.model) | {"metrics/sums": self.sums}
-            networks = self.model.networks
-            pixels = self.config.pixel_range
+            networks, pixels = self.model.networks, self.config.pixel_range
+            milestone = self._is_milestone(done)
             snapshot = take_snapshot(done, networks, tensors, self.state(), milestone, pixels)
             self._writing = done
             keep = self.config.keep
@@ -251,7 +255,7 @@ class Recorder:
         done, self._writing = self._writing, 0
         problem = self._writer.finish()
         if done and not problem:
-            self.unsaved = None
+            self.unsaved, self._saved = None, done
         if not problem:
             return
         if not isinstance(problem, OSError | RuntimeError | SafetensorError | MemoryError):
@@ -298,7 +302,7 @@ class Bystander(Recorder):
         if last or self._is_due(done):
             self.save(done)
 
-    def save(self, done: int, milestone: bool = False) -> None:
+    def save(self, done: int) -> None:
         """Look at what the first process would save."""
         self.skips.look()
         self.skips.spoilt |= not self._is_finite()

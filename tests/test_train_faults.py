@@ -215,6 +215,40 @@ def test_a_signal_in_the_last_step_ends_a_finished_run(here, at_step):
     assert RunFolder(here / "checkpoints/mine").finished
 
 
+def test_a_signal_in_the_step_that_ends_a_milestone_leaves_it_one(here, at_step, monkeypatch):
+    """The training saves once for both, and the milestone stays when later checkpoints come."""
+    written, write = [], recorder.write_checkpoint
+
+    def counted(folder, snapshot, keep):
+        written.append(snapshot.step)
+        return write(folder, snapshot, keep)
+
+    monkeypatch.setattr(recorder, "write_checkpoint", counted)
+    words = ["--name", "mine", "--milestone_epochs", "1", "--save_epoch_freq", "99", "--keep", "1"]
+    at_step(5, lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    assert run_on_data(*words, "--steps", "8") == 143
+    assert run_on_data(*words, "--steps", "8") == 0
+    assert written == [5, 8]
+    names = sorted(path.name for path in (here / "checkpoints/mine/ckpt").iterdir())
+    assert names == ["step-00000005", "step-00000008"]
+
+
+def test_a_milestone_that_could_not_be_saved_is_one_at_the_second_try(here, at_step, monkeypatch):
+    write, tries = recorder.write_checkpoint, []
+
+    def full_at_first(folder, snapshot, keep):
+        tries.append(snapshot.milestone)
+        if len(tries) == 1:
+            raise OSError(28, "No space left on device")
+        return write(folder, snapshot, keep)
+
+    monkeypatch.setattr(recorder, "write_checkpoint", full_at_first)
+    words = ["--name", "mine", "--milestone_epochs", "1", "--save_epoch_freq", "99"]
+    at_step(5, lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    assert run_on_data(*words, "--steps", "8") == 143
+    assert tries == [True, True]
+
+
 def test_two_processes_do_not_share_a_run(here, at_step, capsys):
     codes = []
 
