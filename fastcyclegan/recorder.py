@@ -39,6 +39,7 @@ class Recorder:
         unsaved: why the last checkpoint, or weights/ beside it, could not be saved, or None; up to
             date after :meth:`settle`.
         progress: what the terminal shows, from :meth:`start` on.
+        say: is given each line for the user; does not break that.
     """
 
     progress: Progress
@@ -54,6 +55,7 @@ class Recorder:
     ) -> None:
         self.config, self.folder, self.system = config, folder, system
         self.model, self.schedule, self.plateau = system.model, schedule, plateau
+        self.say = say
         self.metrics = MetricsLog(folder.metrics)
         self.tracking = Tracking(config.track, folder, say)
         self.report = LiveReport(folder, say)
@@ -90,7 +92,7 @@ class Recorder:
 
     def start(self, first: int, progress: Progress) -> None:
         """Begin at step ``first``; ``progress`` is told from now on."""
-        self.progress = progress
+        self.progress, self.say = progress, progress.say
         self.count_from(first)
 
     def count_from(self, step: int) -> None:
@@ -144,12 +146,13 @@ class Recorder:
         return epochs > 0 and done % self._every(epochs) == 0
 
     def record(self, kind: str, step: int, **values: Any) -> None:
-        """Write a row of metrics; if that fails, say so once and go on."""
+        """Write a row of metrics; if that fails, say so once and go on: it waits for the next."""
         try:
             self.tracking.row(self.metrics.write(kind, step, **values))
+            self._record_failed = False
         except OSError as problem:
             if not self._record_failed:
-                self.progress.say(f"warning: {self.metrics.path}: {problem.strerror}")
+                self.say(f"warning: {self.metrics.path}: {problem.strerror}")
             self._record_failed = True
 
     def _tick(self, done: int, full: bool, lr: float) -> None:
@@ -187,9 +190,9 @@ class Recorder:
         for event in events:
             self.record("event", **event)
         if events:
-            self.progress.say(f"warning: {told(events)}")
+            self.say(f"warning: {told(events)}")
         if self.skips.unstored:
-            self.progress.say(f"warning: no repro could be stored: {self.skips.unstored}")
+            self.say(f"warning: no repro could be stored: {self.skips.unstored}")
             self.skips.unstored = None
 
     def _show(self, done: int, last: bool) -> None:
@@ -215,7 +218,7 @@ class Recorder:
             reason = one_line(str(problem)) or type(problem).__name__
             kept = f"warning: step {done}: {what}: {reason}"
         if kept:
-            self.progress.say(kept)
+            self.say(kept)
         return scores
 
     def _preview(self, done: int) -> dict[str, float]:
@@ -224,7 +227,7 @@ class Recorder:
             self.system.draw(self.folder.preview(done), shown.rows)
             self.tracking.preview(done)
         except (OSError, UserError) as problem:
-            self.progress.say(f"warning: no preview of step {done}: {problem}")
+            self.say(f"warning: no preview of step {done}: {problem}")
         self.scores = shown.scores or self.scores
         return shown.scores
 
@@ -265,7 +268,7 @@ class Recorder:
         if isinstance(problem, StaleWeights):
             what = f"weights/ could not be brought to step {done}, whose checkpoint is saved"
         self.unsaved = f"{what}: {reason}"
-        self.progress.say(f"warning: {self.unsaved}")
+        self.say(f"warning: {self.unsaved}")
         self.record("event", done, event="save failed", reason=reason)
 
     def close(self) -> None:

@@ -145,7 +145,7 @@ class Run:
                 self.say(f"the step runs uncaptured: {self.system.uncapturable}")
             else:
                 graphs = CudaGraphs(self.device)
-        return Feed(self.system, self.skips, graphs, self.recorder.progress.say)
+        return Feed(self.system, self.skips, graphs, self.recorder.say)
 
     def _profiler(self, first: int) -> Profiler:
         where = self.folder.profile, self.say
@@ -201,10 +201,14 @@ class Run:
         step, path = found
         restore(self.model, self.recorder.load, path)
         self.skips.go_back(step)
-        self.recorder.rewind(step)
+        try:
+            self.recorder.rewind(step)
+        except OSError as error:
+            reason = f"metrics.jsonl cannot be brought back to step {step} ({error.strerror})"
+            raise Stop(NOT_SAVED, f"{problem}, and {reason}: {path} stands") from None
         self.recorder.count_from(step)
         self.recorder.record("event", step, event="went back", reached=done, reason=problem)
-        self.recorder.progress.say(
+        self.recorder.say(
             f"warning: {problem}; going on from the checkpoint of step {step} with other images"
         )
         return step
@@ -282,7 +286,7 @@ class Run:
             torch.cuda.synchronize(self.device)
         seconds = self.recorder.restart_clock()
         if self.config.compile:
-            self.recorder.progress.say(f"first step, with compilation: {seconds:.0f} s")
+            self.recorder.say(f"first step, with compilation: {seconds:.0f} s")
 
     def _stop(self, done: int, signum: int) -> int:
         self.recorder.save(done)

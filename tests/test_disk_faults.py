@@ -1,5 +1,6 @@
 """Full disks and folders that go away while a training runs: it goes on, says so, and keeps."""
 
+import json
 import resource
 import shutil
 import signal
@@ -14,7 +15,7 @@ from fastcyclegan import recorder
 from fastcyclegan.runs import sealed
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder
-from fastcyclegan.runs.metrics import read_metrics
+from fastcyclegan.runs.metrics import MetricsLog, read_metrics
 from fastcyclegan.steps.cyclegan import STEPS
 from house_rules import ROOT
 from tiny_runs import run_on_data
@@ -100,6 +101,86 @@ def test_a_disk_that_stays_full_keeps_the_checkpoint_before_and_gives_5(
     assert saved(here) == ["step-00000002", "step-00000004"]
     assert run_on_data(*WORDS) == 0
     assert "continuing run checkpoints/mine at step 4" in capsys.readouterr().out
+
+
+def test_rows_that_found_no_room_are_written_at_the_next_tick(
+    here, before_step, no_file_above, capsys
+):
+    """None is lost, none is there twice or half; it is told once."""
+    log = here / "checkpoints/mine/metrics.jsonl"
+
+    def full():
+        wait_for_writer()
+        no_file_above(log.stat().st_size + 40)
+
+    before_step({3: full, 6: no_file_above})
+    words = ["--name", "mine", "--steps", "9", "--save_every_steps", "9", "--print_freq", "1"]
+    assert run_on_data(*words, "--display_freq", "99") == 0
+    rows = [json.loads(line) for line in log.read_bytes().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 10))
+    assert capsys.readouterr().out.count("metrics.jsonl: File too large") == 1
+
+
+def never_any_room(monkeypatch):
+    """For files that are written anew, and what is appended is written yet."""
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fastcyclegan.files.write_durable", full)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_starting_again_on_a_full_disk_is_one_line(here, finished, monkeypatch, capsys):
+    assert run_on_data("--name", "mine", "--steps", "4") == 0
+    folder = RunFolder(here / "checkpoints/mine")
+    folder.update_config(finished=False)
+    with open(folder.metrics, "a") as file:
+        file.write('{"schema": 1, "kind": "tra')
+    capsys.readouterr()
+    never_any_room(monkeypatch)
+    assert run_on_data("--name", "mine", "--steps", "4" if finished else "6") == 2
+    error = capsys.readouterr().err
+    assert error == "error: checkpoints/mine: cannot be written (No space left on device)\n"
+
+
+def test_a_finished_run_needs_no_room_to_say_so(here, monkeypatch, capsys):
+    assert run_on_data("--name", "mine", "--steps", "2") == 0
+    never_any_room(monkeypatch)
+    assert run_on_data("--name", "mine", "--steps", "2") == 0
+    assert "is finished at step 2" in capsys.readouterr().out
+
+
+def test_a_row_before_the_first_step_that_finds_no_room_is_told(here, monkeypatch, capsys):
+    (here / "data/trainA/broken.png").write_bytes(b"no image")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MetricsLog, "flush", full)
+    assert run_on_data("--steps", "2", "--max_bad", "0.5") == 0
+    assert capsys.readouterr().out.count("metrics.jsonl: No space left on device") == 1
+
+
+def test_going_back_on_a_full_disk_ends_in_one_line(here, at, monkeypatch, capsys):
+    at["spoil"] += [4, 5]
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fastcyclegan.runs.metrics.write_atomic", full)
+    words = ["--name", "mine", "--steps", "9", "--save_every_steps", "3", "--max_skips", "2"]
+    assert run_on_data(*words, "--print_freq", "1") == 5
+    error = capsys.readouterr().err
+    assert error.startswith("error: 2 steps in a row up to step 6 were not finite")
+    assert "metrics.jsonl cannot be brought back to step 3 (No space left on device)" in error
+    assert error.count("\n") == 1 and saved(here) == ["step-00000003"]
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert run_on_data(*words) == 0
+    rows = read_metrics(here / "checkpoints/mine/metrics.jsonl")
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == sorted(set(steps))
 
 
 def test_a_file_system_that_becomes_read_only_is_told(here, monkeypatch, capsys):

@@ -1,6 +1,8 @@
 """metrics.jsonl: rows, non-finite values, torn lines, rewinding."""
 
 import json
+import os
+import resource
 
 import numpy as np
 import pytest
@@ -83,3 +85,60 @@ def test_rewind_drops_later_rows_only_and_says_how_many(log):
 def test_rewind_of_a_log_without_rows_does_nothing(log):
     assert log.rewind(5) == 0
     assert not log.path.exists()
+
+
+def test_a_rewind_that_drops_nothing_needs_no_room(log, monkeypatch):
+    log.write("train", 1, G_A=1.0)
+    monkeypatch.setattr("fastcyclegan.files.write_durable", lambda *_: pytest.fail("written"))
+    assert log.rewind(5) == 0
+
+
+@pytest.fixture
+def room(log):
+    """A function that leaves so many bytes for the file, or all."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def leave(size=None):
+        limit = before[0] if size is None else log.path.stat().st_size + size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+    yield leave
+    leave()
+
+
+def test_rows_that_a_full_disk_cuts_wait_whole_for_the_next(log, room):
+    log.write("train", 1, G_A=1.0)
+    before = log.path.read_bytes()
+    for step, size in ((2, 30), (3, 0)):
+        room(size)
+        with pytest.raises(OSError, match="File too large"):
+            log.write("train", step, G_A=1.0)
+        assert log.path.read_bytes() == before
+    room()
+    log.write("train", 4, G_A=1.0)
+    assert [json.loads(line)["step"] for line in log.path.read_bytes().splitlines()] == [1, 2, 3, 4]
+
+
+def test_rows_that_wait_are_rewound_too(log, room):
+    log.write("train", 1, G_A=1.0)
+    room(10)
+    for step in (2, 3):
+        with pytest.raises(OSError, match="File too large"):
+            log.write("train", step, G_A=1.0)
+    room()
+    log.rewind(2)
+    log.write("train", 3, G_A=2.0)
+    assert [(row["step"], row["G_A"]) for row in read_metrics(log.path)] == [
+        (1, 1.0), (2, 1.0), (3, 2.0),
+    ]  # fmt: skip
+
+
+def test_a_torn_line_goes_where_there_is_no_room_for_a_copy(log, monkeypatch):
+    log.write("train", 1, G_A=1.0)
+    with open(log.path, "a") as file:
+        file.write('{"schema": 1, "kind": "tr')
+    monkeypatch.setattr("fastcyclegan.files.write_durable", lambda *_: pytest.fail("copied"))
+    again = MetricsLog(log.path)
+    again.write("train", 2, G_A=2.0)
+    assert [json.loads(line)["step"] for line in log.path.read_bytes().splitlines()] == [1, 2]
+    assert os.listdir(log.path.parent) == ["metrics.jsonl"]

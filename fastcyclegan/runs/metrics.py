@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +13,35 @@ KINDS = ("train", "eval", "event")
 
 
 class MetricsLog:
-    """The metrics file of one run, open for appending.
+    """The metrics file of one run, for appending.
 
-    A line that a crash left unfinished at the end is removed, so that the next one starts clean.
+    A line that a crash left unfinished at the end is removed before the next one is written.
     """
 
     def __init__(self, path: Path) -> None:
-        """``path`` need not exist; its folder must. Raises OSError."""
+        """``path`` need not exist; its folder must when something is written."""
         self.path = Path(path)
-        if self.path.exists():
-            text = self.path.read_bytes()
-            if text and not text.endswith(b"\n"):
-                write_atomic(self.path, text[: text.rfind(b"\n") + 1])
+        self._waiting: list[dict[str, Any]] = []
 
     def write(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
         """Append a row of ``kind`` train, eval or event, after ``step`` steps, and return it.
 
         Values are JSON-able, or scalars with ``.item()``; a non-finite number becomes null. Raises
-        ValueError for another kind, OSError when the row cannot be written.
+        ValueError for another kind, OSError when the row cannot be written: it waits for the next.
         """
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
         row = {"schema": SCHEMA, "kind": kind, "step": int(step)} | _finite(values)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._waiting.append(row)
+        self.flush()
         return row
+
+    def flush(self) -> None:
+        """Write the rows that wait, all or none. Raises OSError."""
+        if self._waiting:
+            text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self._waiting)
+            _append(self.path, text.encode())
+            self._waiting.clear()
 
     def rewind(self, step: int, summed: int = 0) -> int:
         """Drop the rows of later steps than ``step``, for resuming there; return how many.
@@ -44,14 +49,20 @@ class MetricsLog:
         ``summed``: how many of the steps up to ``step`` wait to be written in the next train row;
         a train row that already counts some of them is dropped as well.
         """
+        last = {"train": step - summed}
+
+        def kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [row for row in rows if row["step"] <= last.get(row.get("kind"), step)]
+
+        self._waiting = kept(self._waiting)
         if not self.path.exists():
             return 0
-        rows = read_metrics(self.path)
-        last = {"train": step - summed}
-        kept = [row for row in rows if row["step"] <= last.get(row.get("kind"), step)]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        write_atomic(self.path, text.encode())
-        return len(rows) - len(kept)
+        before = read_metrics(self.path)
+        after = kept(before)
+        if after != before:
+            text = "".join(json.dumps(row) + "\n" for row in after)
+            write_atomic(self.path, text.encode())
+        return len(before) - len(after)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -71,6 +82,24 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
         return None
     known = isinstance(row, dict) and type(row.get("step")) is int
     return row if known else None
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Add ``data`` behind the last whole line of ``path``, all or nothing. Raises OSError."""
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        end = size = os.fstat(file).st_size
+        if size and os.pread(file, 1, size - 1) != b"\n":
+            end = os.pread(file, size, 0).rfind(b"\n") + 1
+            os.ftruncate(file, end)
+        try:
+            while data:  # once, unless the disk fills up
+                data = data[os.write(file, data) :]
+        except OSError:
+            os.ftruncate(file, end)
+            raise
+    finally:
+        os.close(file)
 
 
 def _finite(value: Any) -> Any:
