@@ -38,7 +38,9 @@ def main(argv: Sequence[str]) -> int:
     if not folder.ckpt.is_dir():
         raise UserError(f"{printable(folder.root)} is no run folder: it has no folder ckpt")
     if config.action == "prune":
-        with folder.locked():
+        with folder.locked() as folder:
+            if folder.lock.warning:
+                print(folder.lock.warning)
             return _prune(folder.root, survey(folder), config.keep)
     found = survey(folder, verify=config.action == "verify")
     if not found:

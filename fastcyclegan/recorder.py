@@ -87,6 +87,7 @@ class Recorder:
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of what is about to be done again. Raises OSError."""
+        self.folder.require_ours()
         self.metrics.rewind(step or -1, self.summed)
         self.tracking.rewind(step, step - self.summed if step else -1)
 
@@ -148,6 +149,7 @@ class Recorder:
     def record(self, kind: str, step: int, **values: Any) -> None:
         """Write a row of metrics; if that fails, say so once and go on: it waits for the next."""
         try:
+            self.folder.require_ours()
             self.tracking.row(self.metrics.write(kind, step, **values))
             self._record_failed = False
         except OSError as problem:
@@ -212,6 +214,7 @@ class Recorder:
         scores: dict[str, float] = {}
         try:
             scores = self.judge.scores()
+            self.folder.require_ours()
             kept = self.judge.keep(done, scores)
         except (UserError, OSError, RuntimeError, SafetensorError, MemoryError) as problem:
             what = "the best networks could not be kept" if scores else "not scored"
@@ -224,6 +227,7 @@ class Recorder:
     def _preview(self, done: int) -> dict[str, float]:
         shown = self.system.show()
         try:
+            self.folder.require_ours()
             self.system.draw(self.folder.preview(done), shown.rows)
             self.tracking.preview(done)
         except (OSError, UserError) as problem:

@@ -149,6 +149,7 @@ class Skips:
             }
         files["repro.json"] = (json.dumps(about, indent=2) + "\n").encode()
         try:
+            self.folder.require_ours()
             place.mkdir(exist_ok=True)
             for name, data in files.items():
                 write_atomic(place / name, data)

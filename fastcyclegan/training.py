@@ -55,7 +55,9 @@ def train(config: TrainConfig, device: torch.device, console: Console, ranks: Ra
 
         def opened() -> RunFolder:
             folder = open_run(place, config.name, digest, resume, options, config.resume_force)
-            held.enter_context(folder.locked())
+            folder = held.enter_context(folder.locked())
+            if folder.lock.warning:
+                say(folder.lock.warning)
             return folder
 
         if ranks.first:
@@ -194,23 +196,30 @@ class Run:
             Stop: there is none, or that was tried already.
         """
         self.recorder.settle()
-        problem, found = self.skips.told(done), latest_checkpoint(self.folder)
+        problem = self.skips.told(done)
+        try:
+            step = self._load_last(done, problem)
+            self.recorder.rewind(step)
+        except OSError as error:
+            root = printable(self.folder.root)
+            reason = f"{root} cannot be brought back to its last checkpoint ({error.strerror})"
+            raise Stop(NOT_SAVED, f"{problem}, and {reason}") from None
+        self.recorder.count_from(step)
+        self.recorder.record("event", step, event="went back", reached=done, reason=problem)
+        self.recorder.say(
+            f"warning: {problem}; going on from the checkpoint of step {step} with other images"
+        )
+        return step
+
+    def _load_last(self, done: int, problem: str) -> int:
+        self.folder.require_ours()
+        found = latest_checkpoint(self.folder)
         if not found or self.skips.hopeless(done, found[0]):
             self.recorder.record("event", done, event="not finite")
             raise Stop(NOT_FINITE, self._not_finite(problem, found[1] if found else None))
         step, path = found
         restore(self.model, self.recorder.load, path)
         self.skips.go_back(step)
-        try:
-            self.recorder.rewind(step)
-        except OSError as error:
-            reason = f"metrics.jsonl cannot be brought back to step {step} ({error.strerror})"
-            raise Stop(NOT_SAVED, f"{problem}, and {reason}: {path} stands") from None
-        self.recorder.count_from(step)
-        self.recorder.record("event", step, event="went back", reached=done, reason=problem)
-        self.recorder.say(
-            f"warning: {problem}; going on from the checkpoint of step {step} with other images"
-        )
         return step
 
     def _not_finite(self, problem: str, last: Path | None) -> str:

@@ -97,6 +97,7 @@ def write_checkpoint(folder: RunFolder, snapshot: Snapshot, keep: int = 3) -> Pa
     """
     if keep < 1:
         raise ValueError("keep must be at least 1")
+    folder.require_ours()
     _remove_leftovers(folder)
     files = {name + _SUFFIX: copies_to_bytes(*content) for name, content in snapshot.files.items()}
     weights = {name: data for name, data in files.items() if name != _TRAIN_STATE + _SUFFIX}
@@ -114,6 +115,7 @@ def refresh_weights(folder: RunFolder, step: int, path: Path) -> None:
 
     Raises StaleWeights, OSError.
     """
+    folder.require_ours()
     for source in path.glob("*" + _SUFFIX):
         target = folder.weights / source.name
         if source.stem != _TRAIN_STATE and _step_of(target) != step:

@@ -1,18 +1,18 @@
 """The run folder ``<checkpoints_dir>/<name>/``: its paths, its name, and which one to continue."""
 
-import fcntl
 import json
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable, write_atomic
+from fastcyclegan.runs.lock import Lock
 from fastcyclegan.trackers import TRACKERS
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -23,9 +23,13 @@ RESUME_MODES = ("auto", "none")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder. ``root`` exists; so do its sub-folders once ``open_run`` returned it."""
+    """One run's folder. ``root`` exists; so do its sub-folders once ``open_run`` returned it.
+
+    ``lock`` is that of the run which writes there; readers have none.
+    """
 
     root: Path
+    lock: Lock | None = field(default=None, compare=False, repr=False)
 
     @property
     def config(self) -> Path:
@@ -108,38 +112,47 @@ class RunFolder:
 
     def update_config(self, **values: Any) -> None:
         """Set entries of config.json, atomically; the others stay. Raises UserError, OSError."""
+        self.require_ours()
         config = self.read_config() if self.config.exists() else {}
         write_atomic(self.config, (json.dumps(config | values, indent=2) + "\n").encode())
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from running here. Raises UserError if one already does."""
-        with open(self.root / _LOCK, "a") as file:
-            if not _take(file):
-                raise UserError(
-                    f"run {printable(self.root)} is in use by another process: give another --name"
-                )
-            yield
+    def locked(self) -> Iterator["RunFolder"]:
+        """This folder, kept from other processes. Raises UserError if one already runs here."""
+        lock, shown = Lock(self.root / _LOCK), printable(self.root)
+        try:
+            taken = lock.take()
+        except OSError as error:
+            reason = f"{shown}/{_LOCK} cannot be opened ({_reason(error)})"
+            raise UserError(f"{reason}: give another --name") from None
+        if not taken:
+            raise UserError(f"run {shown} is in use by another process: give another --name")
+        try:
+            yield replace(self, lock=lock)
+        finally:
+            lock.release()
+
+    def require_ours(self) -> None:
+        """Raise OSError if the run that has ``lock`` must not write here any more."""
+        if self.lock:
+            self.lock.require()
 
     def write_quarantine(self, entries: Iterable[tuple[Path, str]]) -> None:
         """Replace quarantine.jsonl by one line per (file, reason). Raises OSError."""
+        self.require_ours()
         rows = ({"path": str(path), "reason": reason} for path, reason in entries)
         write_atomic(self.quarantine, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def _take(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _is_held(root: Path) -> bool:
-    if not (root / _LOCK).exists():
-        return False
-    with open(root / _LOCK, "a") as file:
-        return not _take(file)
+    """Whether the run ``root`` is in use, or another user's, whose lock cannot be opened."""
+    lock = Lock(root / _LOCK)
+    try:
+        return lock.path.exists() and not lock.take()
+    except OSError:
+        return True
+    finally:
+        lock.release()
 
 
 def valid_name(name: str) -> str:

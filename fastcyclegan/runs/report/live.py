@@ -50,6 +50,7 @@ class LiveReport:
         started = time.monotonic()
         from fastcyclegan.runs.report.page import RunPage
 
+        self._folder.require_ours()
         self._page = self._page or RunPage(self._folder)
         self._page.refresh(done)
         self._page.write()
