@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     if not folder.ckpt.is_dir():
         raise UserError(f"{printable(folder.root)} is no run folder: it has no folder ckpt")
     if config.action == "prune":
+        _refuse_links(folder.ckpt)
         with folder.locked() as folder:
             if folder.lock.warning:
                 print(folder.lock.warning)
@@ -52,13 +53,28 @@ def main(argv: Sequence[str]) -> int:
         kept, standing = best
         print("  ".join([_line(kept), standing]).rstrip())
         found.append(kept)
-    damaged = [checkpoint for checkpoint in found if checkpoint.damage]
-    if config.action == "verify" and damaged:
-        raise UserError(
-            f"{len(damaged)} of {len(found)} checkpoints of {printable(folder.root)} are damaged; "
-            "training passes them over"
-        )
+    if config.action == "verify":
+        _refuse_damage(folder.root, found)
     return command.DONE
+
+
+def _refuse_damage(root: Path, found: Sequence[Found]) -> None:
+    damaged = [checkpoint for checkpoint in found if checkpoint.damage]
+    if not damaged:
+        return
+    count = f"{len(damaged)} of {len(found)} checkpoints of {printable(root)} are damaged"
+    if any(checkpoint.unknown for checkpoint in damaged):
+        raise UserError(f"{count} or cannot be read; training stops at those that cannot")
+    raise UserError(f"{count}; training passes them over")
+
+
+def _refuse_links(ckpt: Path) -> None:
+    for path in (ckpt, *sorted(ckpt.iterdir())):
+        if path.is_symlink():
+            raise UserError(
+                f"{printable(path)} is a link, perhaps to another run: nothing is removed; remove "
+                "the link itself first"
+            )
 
 
 def _line(checkpoint: Found) -> str:
@@ -68,7 +84,8 @@ def _line(checkpoint: Found) -> str:
         f"{checkpoint.size / 2**20:.1f} MiB",
     ]
     told += ["milestone"] if checkpoint.milestone else []
-    told += [f"DAMAGED: {printable(checkpoint.damage)}"] if checkpoint.damage else []
+    what = "NOT VERIFIED" if checkpoint.unknown else "DAMAGED"
+    told += [f"{what}: {printable(checkpoint.damage)}"] if checkpoint.damage else []
     told += ["sound"] if checkpoint.damage == "" else []
     return "  ".join(told)
 
@@ -79,7 +96,8 @@ def _prune(root: Path, found: Sequence[Found], keep: int) -> int:
     sound = [checkpoint for checkpoint in found if not checkpoint.damage]
     if not sound:
         raise UserError(f"{printable(root)} has no sound checkpoint: nothing is removed")
-    going = [c for c in found if c not in sound[-keep:] and not (c in sound and c.milestone)]
+    staying = sound[-keep:] + [c for c in found if c.unknown or (c in sound and c.milestone)]
+    going = [c for c in found if c not in staying]
     for checkpoint in going:
         remove(checkpoint.path)
         print(f"removed {_line(checkpoint)}")

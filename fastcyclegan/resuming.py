@@ -42,5 +42,5 @@ def restore(model: Model, load: Callable[[Tensor, Mapping[str, Any]], None], pat
             net.load_state_dict(weights[name])
         load_train_state(model, tensors)
         load(tensors["metrics/sums"], state)
-    except (KeyError, RuntimeError) as problem:
+    except (KeyError, RuntimeError, TypeError, AttributeError) as problem:
         raise UserError(f"{path} does not fit these options: {one_line(str(problem))}") from None

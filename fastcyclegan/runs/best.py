@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -15,7 +16,14 @@ from fastcyclegan.files import TEMPORARY_PREFIX
 from fastcyclegan.models.weights import network_bytes
 from fastcyclegan.runs.checkpoint import Found, found_at
 from fastcyclegan.runs.folder import RunFolder
-from fastcyclegan.runs.sealed import STATE, state_bytes, verified_body, verified_files, write_folder
+from fastcyclegan.runs.sealed import (
+    STATE,
+    Damaged,
+    state_bytes,
+    verified_body,
+    verified_files,
+    write_folder,
+)
 from fastcyclegan.scores import SCORES
 
 
@@ -92,21 +100,25 @@ class Best:
 def read_best(folder: RunFolder, verify: bool = True) -> dict[str, Any] | None:
     """The state of ``best``, see :meth:`Best.offer`; None if nothing is kept, or it is damaged.
 
-    ``verify`` reads every byte of the networks too.
+    ``verify`` reads every byte of the networks too. Raises UserError when that cannot be done.
     """
     try:
+        state = verified_body(folder.best / STATE)["state"]
         if verify:
-            return verified_files(folder.best)[1]
-        return verified_body(folder.best / STATE)["state"]
-    except (UserError, OSError):
+            verified_files(folder.best)
+    except Damaged:
         return None
+    kinds = {"step": int, "metric": str, "score": int | float}
+    return state if all(isinstance(state.get(key), kinds[key]) for key in kinds) else None
 
 
 def survey_best(folder: RunFolder, verify: bool = True) -> tuple[Found, str] | None:
     """``best`` as it lies on the disk, if there is one, and what it was judged to be."""
     if not folder.best.is_dir():
         return None
-    state = read_best(folder, verify)
+    state = None
+    with suppress(UserError):
+        state = read_best(folder, verify)
     if state is None:
         return found_at(0, folder.best, True), ""
     standing = _standing(state)

@@ -4,7 +4,9 @@ Each holds one safetensors file per network, train_state.safetensors and state.j
 CRC32 and size of every other file and has a CRC32 of its own.
 """
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,7 +22,14 @@ from fastcyclegan.errors import UserError
 from fastcyclegan.files import TEMPORARY_PREFIX, write_atomic
 from fastcyclegan.models.weights import copies, copies_to_bytes, network_tensors, tensors_from_bytes
 from fastcyclegan.runs.folder import RunFolder
-from fastcyclegan.runs.sealed import STATE, state_bytes, verified_body, verified_files, write_folder
+from fastcyclegan.runs.sealed import (
+    STATE,
+    Damaged,
+    state_bytes,
+    verified_body,
+    verified_files,
+    write_folder,
+)
 
 _TRAIN_STATE = "train_state"
 _SUFFIX = ".safetensors"
@@ -143,14 +152,22 @@ def latest_checkpoint(
 ) -> tuple[int, Path] | None:
     """(step, folder) of the newest checkpoint that verifies, or None when there is none.
 
-    ``on_damaged(path, message)`` is called for each newer one that had to be passed over.
+    ``on_damaged(path, message)`` is called for each newer one that had to be passed over. Raises
+    UserError for one that may be sound, but cannot be read, or by another version only: to go on
+    from an older one would be to lose it.
     """
-    for step, path in reversed(_checkpoints(folder)):
+    try:
+        found = _checkpoints(folder)
+    except OSError as error:
+        raise UserError(f"{folder.ckpt} cannot be read ({error.strerror})") from None
+    for step, path in reversed(found):
         try:
-            verified_files(path)
-        except UserError as error:
+            _verify(path)
+        except Damaged as error:
             if on_damaged:
                 on_damaged(path, str(error))
+        except UserError as error:
+            raise UserError(f"{error}; move {path} away to go on from an older one") from None
         else:
             return step, path
     return None
@@ -166,6 +183,7 @@ class Found:
         modified: when it was written, seconds since 1970.
         milestone: whether it is kept for good.
         damage: what is wrong with it, "" if nothing is, None if that was not asked.
+        unknown: whether it may be sound all the same: it cannot be read, or by another version.
     """
 
     step: int
@@ -174,6 +192,7 @@ class Found:
     modified: float
     milestone: bool
     damage: str | None
+    unknown: bool = False
 
 
 def survey(folder: RunFolder, verify: bool = True, newest: int | None = None) -> list[Found]:
@@ -190,19 +209,25 @@ def survey(folder: RunFolder, verify: bool = True, newest: int | None = None) ->
 
 def found_at(step: int, path: Path, verify: bool) -> Found:
     """The checkpoint ``path``; ``verify`` reads every byte of it. Raises OSError."""
-    damage = None
-    if verify:
-        try:
-            verified_files(path)
+    damage, milestone, unknown = None, False, False
+    try:
+        milestone = is_milestone(path)
+        if verify:
+            _verify(path)
             damage = ""
-        except UserError as error:
-            damage = str(error)
+    except UserError as error:
+        damage, unknown = str(error), not isinstance(error, Damaged)
     size = sum(file.stat().st_size for file in path.glob("*") if file.is_file())
-    return Found(step, path, size, path.stat().st_mtime, is_milestone(path), damage)
+    return Found(step, path, size, path.stat().st_mtime, milestone, damage, unknown)
 
 
 def remove(path: Path) -> None:
-    """Remove the checkpoint ``path``; one that is cut short by a crash does not look sound."""
+    """Remove the checkpoint ``path``; one that is cut short by a crash does not look sound.
+
+    Raises OSError.
+    """
+    if path.is_symlink():  # to the checkpoint of another run, say
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     (path / STATE).unlink(missing_ok=True)
     shutil.rmtree(path)
 
@@ -214,7 +239,7 @@ def load_checkpoint(
 
     Raises UserError, naming the file, when anything is missing or differs from what was saved.
     """
-    files, state = verified_files(Path(path))
+    files, state = _verify(Path(path))
     tensors = {}
     for name, data in files.items():
         try:
@@ -233,19 +258,32 @@ def _checkpoints(folder: RunFolder) -> list[tuple[int, Path]]:
     return [(step, path) for step, _, path in sorted(found)]
 
 
+def _verify(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """As :func:`verified_files`; that ``path`` is named as what it is, too."""
+    body, match = verified_body(path / STATE), _NAME.fullmatch(path.name)
+    if match and int(match[1]) != body["step"]:
+        raise Damaged(f"{path}/{STATE} is damaged: it is of step {body['step']}")
+    return verified_files(path)
+
+
 def _prune(folder: RunFolder, step: int, keep: int) -> None:
     found = _checkpoints(folder)
     current = [path for at, path in found if at <= step and path.suffix != ".old"]
     for _, path in found:
-        if path not in current[-keep:] and not (path in current and is_milestone(path)):
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError, UserError):  # what cannot be read may be sound, and stays
+            milestone = is_milestone(path) and path in current
+            if not milestone and path not in current[-keep:]:
+                remove(path)
 
 
 def is_milestone(path: Path) -> bool:
-    """Whether the checkpoint ``path`` is one that is kept for good."""
+    """Whether the checkpoint ``path`` is one that is kept for good; what is damaged is not.
+
+    Raises UserError when that cannot be told.
+    """
     try:
         return bool(verified_body(path / STATE).get("milestone"))
-    except (OSError, UserError):
+    except Damaged:
         return False
 
 

@@ -282,7 +282,12 @@ def _numbered_run(checkpoints_dir: Path) -> RunFolder:
 
 def _refuse_links(run: RunFolder) -> None:
     inside = [run.previews, run.weights, run.ckpt, run.best, run.metrics, run.root / _LOCK]
-    inside += [run.profile, *run.root.glob("repro-step-*"), *map(run.tracker, TRACKERS)]
+    inside += [
+        run.profile,
+        *run.ckpt.glob("step-*"),
+        *run.root.glob("repro-step-*"),
+        *map(run.tracker, TRACKERS),
+    ]
     for path in (run.root, *inside):
         if path.is_symlink():
             raise UserError(

@@ -21,6 +21,13 @@ STATE = "state.json"
 _FILE = re.compile(r"[A-Za-z0-9_]+\.safetensors")
 
 
+class Damaged(UserError):
+    """It is not what was written, and never will be again: no reading error, nor a newer version's.
+
+    The message names the file.
+    """
+
+
 def state_bytes(
     step: int, state: Mapping[str, Any], files: Mapping[str, bytes], milestone: bool = False
 ) -> bytes:
@@ -66,32 +73,45 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def verified_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files of the folder ``path``, and the state of its state.json. Raises UserError."""
-    try:
-        body = verified_body(path / STATE)
-        files = {}
-        for name, expected in body["files"].items():
-            if not _FILE.fullmatch(name):
-                raise UserError(f"{path}/{STATE} is damaged: it lists {name!r}")
-            files[name] = (path / name).read_bytes()
-            actual = {"crc32": zlib.crc32(files[name]), "size": len(files[name])}
-            if actual != expected:
-                raise UserError(f"{path}/{name} is damaged: its checksum differs")
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
+    """The files of the folder ``path``, and the state of its state.json.
+
+    Raises Damaged; UserError for what cannot be read, or by another version only.
+    """
+    body = verified_body(path / STATE)
+    files = {}
+    for name, expected in body["files"].items():
+        if not _FILE.fullmatch(name):
+            raise Damaged(f"{path}/{STATE} is damaged: it lists {name!r}")
+        files[name] = _read(path / name)
+        actual = {"crc32": zlib.crc32(files[name]), "size": len(files[name])}
+        if actual != expected:
+            raise Damaged(f"{path}/{name} is damaged: its checksum differs")
     return files, body["state"]
 
 
 def verified_body(path: Path) -> dict[str, Any]:
-    """What the state.json ``path`` holds, if it is sound. Raises UserError, OSError."""
+    """What the state.json ``path`` holds, if it is sound. Raises as :func:`verified_files`."""
+    data = _read(path)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(data)
         body = content["body"]
         intact = content["crc32"] == _crc(body) and isinstance(body, dict)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         intact = False
     if not intact:
-        raise UserError(f"{path} is damaged: its checksum differs")
+        raise Damaged(f"{path} is damaged: its checksum differs")
     if body.get("schema") != SCHEMA:
         raise UserError(f"{path} has schema {body.get('schema')}, this version reads {SCHEMA}")
+    wrong = [key for key in ("files", "state") if not isinstance(body.get(key), dict)]
+    if wrong or type(body.get("step")) is not int:
+        raise Damaged(f"{path} is damaged: it has no {(*wrong, 'step')[0]}")
     return body
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged(f"{path} cannot be read ({error.strerror})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
