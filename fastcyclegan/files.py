@@ -1,19 +1,35 @@
 """File writing that leaves the old file or the new one after a crash, and printable names."""
 
 import os
+import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
 
 
-def fsync_folder(path: Path) -> None:
-    """Make the names in the folder ``path`` durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def fsync_file(path: Path, flags: int = 0) -> None:
+    """Make what is in the file ``path`` durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in the folder ``path`` durable. Raises OSError."""
+    fsync_file(path, os.O_DIRECTORY)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder ``path`` and those above it that are missing, durable. Raises OSError."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        with suppress(OSError):  # a folder may allow what is made in it, and no look at it
+            fsync_folder(path.parent)
 
 
 def write_durable(path: Path, data: bytes) -> None:
@@ -37,6 +53,16 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def remove_temporaries(*folders: Path) -> None:
+    """Remove what a crash of :func:`write_atomic` and its like left in ``folders``, if possible."""
+    for path in (path for folder in folders for path in folder.glob(TEMPORARY_PREFIX + "*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
 
 
 def printable(text: object) -> str:

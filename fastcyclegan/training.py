@@ -56,6 +56,7 @@ def train(config: TrainConfig, device: torch.device, console: Console, ranks: Ra
         def opened() -> RunFolder:
             folder = open_run(place, config.name, digest, resume, options, config.resume_force)
             folder = held.enter_context(folder.locked())
+            folder.remove_leftovers()
             if folder.lock.warning:
                 say(folder.lock.warning)
             return folder

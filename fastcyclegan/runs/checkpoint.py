@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fastcyclegan.errors import UserError
-from fastcyclegan.files import TEMPORARY_PREFIX, write_atomic
+from fastcyclegan.files import fsync_file, fsync_folder, remove_temporaries, write_atomic
 from fastcyclegan.models.weights import copies, copies_to_bytes, network_tensors, tensors_from_bytes
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.runs.sealed import (
@@ -107,11 +107,14 @@ def write_checkpoint(folder: RunFolder, snapshot: Snapshot, keep: int = 3) -> Pa
     if keep < 1:
         raise ValueError("keep must be at least 1")
     folder.require_ours()
-    _remove_leftovers(folder)
+    remove_temporaries(folder.ckpt, folder.weights)
     files = {name + _SUFFIX: copies_to_bytes(*content) for name, content in snapshot.files.items()}
     weights = {name: data for name, data in files.items() if name != _TRAIN_STATE + _SUFFIX}
     files[STATE] = state_bytes(snapshot.step, snapshot.state, files, snapshot.milestone)
     path = folder.ckpt / f"step-{snapshot.step:08d}"
+    with suppress(OSError):  # the rows up to this step are not to be lost behind the checkpoint
+        fsync_file(folder.metrics)
+        fsync_folder(folder.root)
     write_folder(path, files)
     _prune(folder, snapshot.step, keep)
     for name, data in weights.items():
@@ -285,12 +288,3 @@ def is_milestone(path: Path) -> bool:
         return bool(verified_body(path / STATE).get("milestone"))
     except Damaged:
         return False
-
-
-def _remove_leftovers(folder: RunFolder) -> None:
-    for parent in (folder.ckpt, folder.weights):
-        for path in parent.glob(TEMPORARY_PREFIX + "*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)

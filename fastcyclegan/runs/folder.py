@@ -5,13 +5,20 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fastcyclegan.errors import UserError
-from fastcyclegan.files import printable, write_atomic
+from fastcyclegan.files import (
+    TEMPORARY_PREFIX,
+    fsync_folder,
+    make_folder,
+    printable,
+    remove_temporaries,
+    write_atomic,
+)
 from fastcyclegan.runs.lock import Lock
 from fastcyclegan.trackers import TRACKERS
 
@@ -132,6 +139,11 @@ class RunFolder:
         finally:
             lock.release()
 
+    def remove_leftovers(self) -> None:
+        """Remove what a crash left half written. For the run that has the lock."""
+        places = self.root, self.previews, self.weights, self.ckpt
+        remove_temporaries(*places, *self.root.glob("repro-step-*"))
+
     def require_ours(self) -> None:
         """Raise OSError if the run that has ``lock`` must not write here any more."""
         if self.lock:
@@ -196,7 +208,7 @@ def open_run(
     if name is not None:
         valid_name(name)
     try:
-        checkpoints_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(checkpoints_dir)
         if name is not None:
             run = _named_run(checkpoints_dir / name, digest, mode, options, force)
         else:
@@ -222,7 +234,8 @@ def _named_run(
     run = RunFolder(root)
     root.mkdir(exist_ok=True)
     if not run.config.exists():
-        if any(root.iterdir()):
+        # what a crash left of the first writing of config.json is nobody's
+        if any(not path.name.startswith(TEMPORARY_PREFIX) for path in root.iterdir()):
             raise UserError(f"{root} holds files but no config.json: give another --name")
         return run
     if mode == "none":
@@ -302,6 +315,9 @@ def _make_writable(run: RunFolder) -> None:
     for folder in (run.root, run.previews, run.weights, run.ckpt):
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied", str(folder))
+    fsync_folder(run.root)
+    with suppress(OSError):  # see make_folder
+        fsync_folder(run.root.parent)
 
 
 def _reason(error: Exception) -> str:
