@@ -79,7 +79,8 @@ def _prepare(
         raise UserError(f"--cuda_graph on: {system.uncapturable}; leave it out")
     schedule = Schedule.of(config, system.sampler.epoch_length)
     check_profiling(config, device, schedule.total_steps)
-    return system, schedule, identity(config, system.images.digest, precision.name)
+    options = identity(config, system.images.digest, precision.name, ranks.world)
+    return system, schedule, options
 
 
 def _facts(config: TrainConfig, options: Options) -> dict[str, object]:
