@@ -39,6 +39,11 @@ ONLY_IN = {
     "safetensors": {"recorder", "runs", "models"},
     "PIL": {*COMMANDS, "runs", "data"},
 }
+# What would run a file that it reads: the one reader of pickles, and TorchScript on command.
+MAY_UNPICKLE = {
+    "fastcyclegan/models/jz.py": ("torch.load",),
+    "fastcyclegan/runs/features.py": ("torch.jit.load",),
+}
 KERNELS_MAY_USE = {"torch", "triton", "numpy"}
 # Compared with in benches where it happens to be installed.
 OPTIONAL_IN_BENCHES = {"cudnn"}
@@ -256,6 +261,32 @@ def check_instance_norm(source: Source) -> list[str]:
     nodes = [n for n in ast.walk(source.tree) if isinstance(n, ast.Name | ast.Attribute)]
     used = [(n, ast.unparse(n)) for n in nodes] + list(imported_modules(source))
     return [f"{source.at(node)}: {name} is banned" for node, name in used if builtin.search(name)]
+
+
+def check_unpickling(source: Source) -> list[str]:
+    """Nothing unpickles but the one reader of ``.pth``, nothing runs a file but where that is said.
+
+    Of torch.distributed's objects, which are pickles between processes of one training, see
+    docs/security.md.
+    """
+    if not source.packaged:
+        return []
+    modules = re.compile(
+        r"_?(c?pickle|dill|cloudpickle|joblib|marshal|shelve)(\.|$)", re.IGNORECASE
+    )
+    calls = re.compile(
+        r"(torch\.)?(jit\.load|hub\.\w+|package\.\w+|serialization\.\w+)|torch\.load|"
+        r"(np|numpy)\.load|eval|exec|compile|__import__"
+    )
+    nodes = [n for n in ast.walk(source.tree) if isinstance(n, ast.Name | ast.Attribute)]
+    used = [(n, ast.unparse(n)) for n in nodes if isinstance(n.ctx, ast.Load)]
+    imported = list(imported_modules(source))
+    found = [(node, name) for node, name in imported if modules.match(name)]
+    found += [(node, name) for node, name in used + imported if calls.fullmatch(name)]
+    allowed = MAY_UNPICKLE.get(source.path, ())
+    return [
+        f"{source.at(n)}: {name} runs what it reads" for n, name in found if name not in allowed
+    ]
 
 
 def check_wildcards(source: Source) -> list[str]:

@@ -57,6 +57,7 @@ CHECKS = [
     house.check_docstring,
     house.check_instance_norm,
     house.check_wildcards,
+    house.check_unpickling,
 ]
 
 
@@ -114,6 +115,16 @@ BROKEN = [
     (house.check_quiet, "fastcyclegan/runs/x.py", "import sys\nsys.stderr.write('x')"),
     (house.check_quiet, "fastcyclegan/config.py", "raise SystemExit(2)"),
     (house.check_docstring, "kernels/x.py", "x = 1"),
+    (house.check_unpickling, "fastcyclegan/runs/x.py", "import pickle"),
+    (house.check_unpickling, "kernels/x.py", "from cPickle import load"),
+    (house.check_unpickling, "fastcyclegan/data/x.py", "def f():\n    import shelve"),
+    (house.check_unpickling, "fastcyclegan/runs/x.py", "torch.load(path, weights_only=True)"),
+    (house.check_unpickling, "fastcyclegan/models/x.py", "from torch import load"),
+    (house.check_unpickling, "fastcyclegan/models/jz.py", "torch.jit.load(path)"),
+    (house.check_unpickling, "fastcyclegan/runs/features.py", "torch.load(path)"),
+    (house.check_unpickling, "fastcyclegan/models/x.py", "torch.hub.load(name)"),
+    (house.check_unpickling, "fastcyclegan/data/x.py", "np.load(path)"),
+    (house.check_unpickling, "fastcyclegan/config.py", "eval(text)"),
     (house.check_docstring, "fastcyclegan/runs/__init__.py", ""),
     (house.check_instance_norm, "kernels/x.py", "F.instance_norm(x)"),
     (house.check_instance_norm, "kernels/x.py", "torch.nn.functional.instance_norm(x)"),
@@ -147,6 +158,15 @@ KEPT = [
     (house.check_quiet, "fastcyclegan/options.py", "import argparse"),
     (house.check_quiet, "fastcyclegan/config.py", "class C:\n    input: str = 'x'"),
     (house.check_quiet, "fastcyclegan/runs/x.py", "console.print(1)"),
+    (house.check_unpickling, "fastcyclegan/models/jz.py", "torch.load(file, weights_only=True)"),
+    (house.check_unpickling, "fastcyclegan/runs/features.py", "torch.jit.load(file)"),
+    (house.check_unpickling, "fastcyclegan/x.py", "safetensors.torch.load(data); re.compile('x')"),
+    (
+        house.check_unpickling,
+        "fastcyclegan/x.py",
+        "net.eval(); torch.compile(net); C.compile: bool",
+    ),
+    (house.check_unpickling, "tests/test_x.py", "import pickle\npickle.loads(x)"),
     (house.check_instance_norm, "fastcyclegan/models/x.py", "kernels.instance_norm(x)"),
     (
         house.check_instance_norm,
