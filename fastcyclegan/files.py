@@ -3,6 +3,7 @@
 import os
 import uuid
 from pathlib import Path
+from typing import TextIO
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -37,6 +38,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def discard(stream: TextIO) -> None:
+    """Let what ``stream`` could not write, and all that it is given later, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def printable(text: object) -> str:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from fastcyclegan.command import DONE, NOT_FINITE, NOT_SAVED, OUT_OF_MEMORY, Stop
 from fastcyclegan.config import TrainConfig
@@ -26,6 +25,7 @@ from fastcyclegan.runs.folder import RunFolder, differences, open_run
 from fastcyclegan.runs.identity import digest_of, machine
 from fastcyclegan.runs.progress import Progress
 from fastcyclegan.runs.signals import StopRequest
+from fastcyclegan.runs.terminal import Terminal
 from fastcyclegan.steps.capture import CudaGraphs
 from fastcyclegan.steps.compilation import compile_model, missing_compiler
 from fastcyclegan.steps.schedule import Plateau, Schedule
@@ -38,7 +38,9 @@ SIGNAL_EXIT = 128
 NO_FOLDER = RunFolder(Path(os.devnull))
 
 
-def train(config: TrainConfig, device: torch.device, console: Console, ranks: Ranks = ALONE) -> int:
+def train(
+    config: TrainConfig, device: torch.device, console: Terminal, ranks: Ranks = ALONE
+) -> int:
     """Run the training that ``config`` describes, or go on with it; return the exit code.
 
     Of several processes, ``ranks``, each calls this with a device of its own.
@@ -75,7 +77,7 @@ class Run:
         system: System,
         schedule: Schedule,
         options: dict[str, object],
-        console: Console,
+        console: Terminal,
     ) -> None:
         self.config, self.folder, self.system = config, folder, system
         self.options = options
@@ -101,6 +103,7 @@ class Run:
         self.ranks.together(partial(self._begin, first))
         self._compile()
         with StopRequest() as stop, Progress(self.total, first, self.console) as progress, profiler:
+            self.console.output.on_gone = stop.reader_gone
             self.recorder.start(first, progress)
             try:
                 return self._steps(first, stop, profiler)
