@@ -24,8 +24,9 @@ from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder, differences, open_run
 from fastcyclegan.runs.identity import digest_of, machine
 from fastcyclegan.runs.progress import Progress
-from fastcyclegan.runs.signals import StopRequest
+from fastcyclegan.runs.signals import SIGNAL_EXIT, StopRequest
 from fastcyclegan.runs.terminal import Terminal
+from fastcyclegan.skips import in_vain
 from fastcyclegan.steps.capture import CudaGraphs
 from fastcyclegan.steps.compilation import compile_model, missing_compiler
 from fastcyclegan.steps.schedule import Plateau, Schedule
@@ -33,7 +34,6 @@ from fastcyclegan.steps.state import load_train_state, train_state
 from fastcyclegan.systems import System
 from fastcyclegan.version import __version__
 
-SIGNAL_EXIT = 128
 # Where nothing can be read or written.
 NO_FOLDER = RunFolder(Path(os.devnull))
 
@@ -122,7 +122,7 @@ class Run:
             while step < self.total:
                 lr = self._learning_rate(step)
                 self.model.set_lr(lr)
-                with profiler.step(step):
+                with profiler.step(step), stop.excused():
                     losses = take(step)
                 self._follow(step, losses)
                 recorder.after_step(step + 1, losses, lr)
@@ -216,7 +216,7 @@ class Run:
         problem, found = self.skips.told(done), latest_checkpoint(self.folder)
         if not found or self.skips.hopeless(done, found[0]):
             self.recorder.record("event", done, event="not finite")
-            raise Stop(NOT_FINITE, self._not_finite(problem, found[1] if found else None))
+            raise Stop(NOT_FINITE, in_vain(problem, found[1] if found else None))
         step = self._restore(*found)
         self.skips.go_back(step)
         self.recorder.rewind(step)
@@ -226,13 +226,6 @@ class Run:
             f"warning: {problem}; going on from the checkpoint of step {step} with other images"
         )
         return step
-
-    def _not_finite(self, problem: str, last: Path | None) -> str:
-        if last:
-            stands = f" again, with other images, and nothing of it was saved: {last} stands"
-        else:
-            stands = ", and there is no checkpoint yet"
-        return f"{problem}{stands}; try a lower --lr or --precision fp32"
 
     def _is_finished(self, first: int) -> int:
         self.folder.update_config(finished=True)
