@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from fastcyclegan.errors import SharedStop, Stop, UserError
-from fastcyclegan.files import printable
+from fastcyclegan.files import discard, printable
 from fastcyclegan.launch import Launch
 
 DONE, UNEXPECTED, BAD_INPUT, OUT_OF_MEMORY, NOT_FINITE, NOT_SAVED = 0, 1, 2, 3, 4, 5
@@ -31,8 +31,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Python would complain of it again when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)  # Python would complain of it again when it flushes at the end
         return PIPE_CLOSED
     except UserError as problem:
         return _fail(str(problem), BAD_INPUT)
@@ -47,7 +46,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     except Exception as problem:
         if _is_out_of_memory(problem):
             return _fail(f"out of memory: {_first_line(problem)}", OUT_OF_MEMORY)
-        traceback.print_exc()
+        _tell(traceback.format_exc().rstrip())
         return _fail("this should not happen: please report the lines above", UNEXPECTED)
 
 
@@ -68,10 +67,18 @@ def leave(code: int) -> NoReturn:
 def _fail(message: str, code: int, shared: bool = False) -> int:
     rank, world, *_ = Launch.of()
     if world == 1 or (shared and rank == 0):
-        print(f"error: {printable(message)}", file=sys.stderr)
+        _tell(f"error: {printable(message)}")
     elif not shared:
-        print(f"error: rank {rank}: {printable(message)}", file=sys.stderr)
+        _tell(f"error: rank {rank}: {printable(message)}")
     return code
+
+
+def _tell(text: str) -> None:
+    """Print ``text`` on standard error; where that fails the exit code still says what happened."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
 
 
 def _first_line(problem: BaseException) -> str:

@@ -5,6 +5,7 @@ import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -63,6 +64,13 @@ def remove_temporaries(*folders: Path) -> None:
         else:
             with suppress(OSError):
                 path.unlink()
+
+
+def discard(stream: TextIO) -> None:
+    """Let what ``stream`` could not write, and all that it is given later, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def printable(text: object) -> str:

@@ -225,15 +225,19 @@ class Recorder:
         return scores
 
     def _preview(self, done: int) -> dict[str, float]:
-        shown = self.system.show()
+        """Draw it, and return its scores; what fails at that does not end the training."""
+        scores: dict[str, float] = {}
         try:
+            shown = self.system.show()
+            scores = shown.scores
             self.folder.require_ours()
             self.system.draw(self.folder.preview(done), shown.rows)
             self.tracking.preview(done)
-        except (OSError, UserError) as problem:
-            self.say(f"warning: no preview of step {done}: {problem}")
-        self.scores = shown.scores or self.scores
-        return shown.scores
+        except (OSError, UserError, RuntimeError, MemoryError) as problem:
+            reason = one_line(str(problem)) or type(problem).__name__
+            self.say(f"warning: no preview of step {done}: {reason}")
+        self.scores = scores or self.scores
+        return scores
 
     def save(self, done: int) -> None:
         """Begin to write the checkpoint of ``done`` steps, unless it is one to go back from.

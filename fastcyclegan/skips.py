@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -157,6 +158,15 @@ class Skips:
             self.unstored = f"{place}: {problem.strerror}"
             return None
         return place.name
+
+
+def in_vain(problem: str, last: Path | None) -> str:
+    """One line about ``problem``, which going back did not help or could not; ``last`` stands."""
+    if last:
+        stands = f" again, with other images, and nothing of it was saved: {last} stands"
+    else:
+        stands = ", and there is no checkpoint yet"
+    return f"{problem}{stands}; try a lower --lr or --precision fp32"
 
 
 def told(events: list[dict[str, Any]]) -> str:

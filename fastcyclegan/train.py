@@ -1,5 +1,6 @@
 """Train a CycleGAN, or a DCGAN: ``python -m fastcyclegan.train --dataroot FOLDER --compile``."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,7 @@ from fastcyclegan.trackers import find_tracker
 
 if TYPE_CHECKING:
     from fastcyclegan.distributed import Ranks
+    from fastcyclegan.runs.terminal import Terminal
 
 PROG = "python -m fastcyclegan.train"
 
@@ -43,11 +45,15 @@ def main(argv: Sequence[str]) -> int:
             print(listing())
             return command.DONE
     from fastcyclegan.distributed import joined
+    from fastcyclegan.runs.terminal import terminal
 
-    with joined(launch, timeout) as ranks:
+    with (
+        joined(launch, timeout) as ranks,
+        terminal(sys.stdout, quiet=not ranks.first) as console,
+    ):
         # once more, as all must know of it if the options of one are bad
         config, explicit = ranks.together(partial(_options, argv, launch))
-        return _train(config, explicit, launch, ranks)
+        return _train(config, explicit, launch, ranks, console)
 
 
 def _options(argv: Sequence[str], launch: Launch) -> tuple[TrainConfig, frozenset[str]]:
@@ -60,14 +66,17 @@ def _options(argv: Sequence[str], launch: Launch) -> tuple[TrainConfig, frozense
     return config, explicit
 
 
-def _train(config: TrainConfig, explicit: frozenset[str], launch: Launch, ranks: "Ranks") -> int:
-    from rich.console import Console
-
+def _train(
+    config: TrainConfig,
+    explicit: frozenset[str],
+    launch: Launch,
+    ranks: "Ranks",
+    console: "Terminal",
+) -> int:
     from fastcyclegan.device import own_device
     from fastcyclegan.dry_run import dry_run
     from fastcyclegan.training import train
 
-    console = Console(highlight=False, markup=False, quiet=not ranks.first)
     device = ranks.together(partial(own_device, config.device, launch))
     toy = (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None)
     if toy and config.preset is None and device.type == "cpu":

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from fastcyclegan.command import DONE, NOT_FINITE, NOT_SAVED, OUT_OF_MEMORY, Stop
 from fastcyclegan.config import TrainConfig
@@ -26,7 +25,9 @@ from fastcyclegan.runs.checkpoint import latest_checkpoint, refresh_weights
 from fastcyclegan.runs.folder import RunFolder, differences, open_run
 from fastcyclegan.runs.identity import digest_of, machine
 from fastcyclegan.runs.progress import Progress
-from fastcyclegan.runs.signals import StopRequest
+from fastcyclegan.runs.signals import SIGNAL_EXIT, StopRequest
+from fastcyclegan.runs.terminal import Terminal
+from fastcyclegan.skips import in_vain
 from fastcyclegan.steps.capture import CudaGraphs
 from fastcyclegan.steps.compilation import compile_model, missing_compiler
 from fastcyclegan.steps.schedule import Plateau, Schedule
@@ -34,12 +35,13 @@ from fastcyclegan.steps.state import train_state
 from fastcyclegan.systems import System
 from fastcyclegan.version import __version__
 
-SIGNAL_EXIT = 128
 # Where nothing can be read or written.
 NO_FOLDER = RunFolder(Path(os.devnull))
 
 
-def train(config: TrainConfig, device: torch.device, console: Console, ranks: Ranks = ALONE) -> int:
+def train(
+    config: TrainConfig, device: torch.device, console: Terminal, ranks: Ranks = ALONE
+) -> int:
     """Run the training that ``config`` describes, or go on with it; return the exit code.
 
     Of several processes, ``ranks``, each calls this with a device of its own.
@@ -79,7 +81,7 @@ class Run:
         system: System,
         schedule: Schedule,
         options: dict[str, object],
-        console: Console,
+        console: Terminal,
     ) -> None:
         self.config, self.folder, self.system = config, folder, system
         self.options = options
@@ -105,6 +107,7 @@ class Run:
         self.ranks.together(partial(self._begin, first))
         self._compile()
         with StopRequest() as stop, Progress(self.total, first, self.console) as progress, profiler:
+            self.console.output.on_gone = stop.reader_gone
             self.recorder.start(first, progress)
             try:
                 return self._steps(first, stop, profiler)
@@ -123,7 +126,7 @@ class Run:
             while step < self.total:
                 lr = self._learning_rate(step)
                 self.model.set_lr(lr)
-                with profiler.step(step):
+                with profiler.step(step), stop.excused():
                     losses = take(step)
                 self._follow(step, losses)
                 recorder.after_step(step + 1, losses, lr)
@@ -217,18 +220,11 @@ class Run:
         found = latest_checkpoint(self.folder)
         if not found or self.skips.hopeless(done, found[0]):
             self.recorder.record("event", done, event="not finite")
-            raise Stop(NOT_FINITE, self._not_finite(problem, found[1] if found else None))
+            raise Stop(NOT_FINITE, in_vain(problem, found[1] if found else None))
         step, path = found
         restore(self.model, self.recorder.load, path)
         self.skips.go_back(step)
         return step
-
-    def _not_finite(self, problem: str, last: Path | None) -> str:
-        if last:
-            stands = f" again, with other images, and nothing of it was saved: {last} stands"
-        else:
-            stands = ", and there is no checkpoint yet"
-        return f"{problem}{stands}; try a lower --lr or --precision fp32"
 
     def _is_finished(self, first: int) -> int:
         with self._writable():

@@ -196,13 +196,12 @@ def _follow(
     translator: Translator, jobs: Sequence[Job], config: TranslateConfig, speed: Speed
 ) -> int:
     """Do ``jobs`` and show how far they are; returns how many could not be read."""
-    from rich.console import Console
-
     from fastcyclegan.runs.progress import Progress
+    from fastcyclegan.runs.terminal import terminal
     from fastcyclegan.translation import translate_files
 
-    bad, console = 0, Console(highlight=False, markup=False)
-    with Progress(len(jobs), 0, console, "image") as progress:
+    bad = 0
+    with terminal(sys.stdout) as console, Progress(len(jobs), 0, console, "image") as progress:
         for done, (job, problem) in enumerate(translate_files(translator, jobs, config), 1):
             if problem:
                 print(f"{printable(job.source)}: {problem}", file=sys.stderr)

@@ -87,6 +87,12 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def no_echo(monkeypatch) -> None:
+    """No test waits for what may follow a signal, but those of that."""
+    monkeypatch.setattr("fastcyclegan.runs.signals.ECHO", 0.0)
+
+
 @pytest.fixture
 def at(monkeypatch):
     """What happens in the steps of these numbers, once each: SIGTERM, or images of Inf."""

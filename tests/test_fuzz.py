@@ -4,6 +4,7 @@ import io
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from house_rules import ROOT
 FILES = 6000
 # Pixels are capped by the header; what a decoder takes besides is a few times the picture.
 MEMORY_MIB = 600
+# For one file, which takes milliseconds.
 SECONDS = 20
 
 
@@ -93,6 +95,7 @@ def fuzz(folder: Path, files: int) -> None:
         before = _peak()
         for i in range(files):
             path.write_bytes(damaged(whole[i % len(whole)], rng, whole))
+            signal.alarm(SECONDS)  # which ends the process, whatever a decoder is doing
             for read in (images.read_header, lambda p: images.read_image(p, rng.choice((1, 3, 4)))):
                 try:
                     read(path)
@@ -121,6 +124,7 @@ def run_fuzz(folder, files, **options):
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/status")
 def test_no_class_escapes_nothing_hangs_and_memory_is_bounded(tmp_path):
     done = run_fuzz(tmp_path, FILES, timeout=SECONDS * 60)
+    assert done.returncode != -signal.SIGALRM, f"{tmp_path / 'x.png'} hangs"
     assert done.returncode == 0, done.stderr[-3000:]
     print(done.stdout)
     assert int(done.stdout.split()[2]) < MEMORY_MIB

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastcyclegan.files import TEMPORARY_PREFIX
+from fastcyclegan.models.weights import load_network
 from fastcyclegan.runs.checkpoint import latest_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from house_rules import ROOT
@@ -51,22 +52,28 @@ def test_a_hundred_kills_lose_nothing(here):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, pass_fds=[writing],
     )  # fmt: skip
     run, words = RunFolder(Path("checkpoints/mine")), "--save_every_steps 1 --keep 2 --name mine"
-    rng, saved, inside, steps = random.Random(0), 0, 0, []
-    for _ in range(KILLS):
-        child, told = _ask(forker, f"{words} --steps 100000"), b""
-        while not told and not Path("err.txt").read_text():
-            time.sleep(0.01)
-            told = _read(reading)
-        time.sleep(rng.random() * 0.2)
+    rng, saved, inside, early, steps, begun = random.Random(0), 0, 0, 0, [], 0.5
+    for kill in range(KILLS):
+        child, told, started = _ask(forker, f"{words} --steps 100000"), b"", time.monotonic()
+        if kill % 3 == 0:  # while it begins: finds its folder, resumes, writes its options
+            time.sleep(rng.random() * begun)
+        else:
+            while not told and not Path("err.txt").read_text():
+                time.sleep(0.01)
+                told = _read(reading)
+            begun = time.monotonic() - started
+            time.sleep(rng.random() * 0.2)
         os.kill(child, signal.SIGKILL)
         assert _word(forker) == "over"
         told += _read(reading)
-        saved = max(saved, int(told.split()[-1]))
-        inside += bool(list(run.ckpt.glob(TEMPORARY_PREFIX + "*")))
-        found = latest_checkpoint(run, lambda *damaged: pytest.fail(str(damaged)))
+        saved = max([saved, *map(int, told.split())])
+        early += not told
+        inside += bool(told and list(run.ckpt.glob(TEMPORARY_PREFIX + "*")))
+        found = latest_checkpoint(run, lambda *damaged: pytest.fail(str(damaged))) or (0, None)
         assert found[0] >= saved
+        _require_whole_weights(run, found[0])
         steps.append(found[0])
-    assert steps == sorted(steps) and inside >= 3, f"{inside} kills inside the writer"
+    assert steps == sorted(steps) and min(inside, early) >= 3, (inside, early)
     for last in (words, "--name whole"):
         _ask(forker, f"{last} --steps {steps[-1] + 2}")
         assert _word(forker) == "over"
@@ -74,7 +81,17 @@ def test_a_hundred_kills_lose_nothing(here):
     forker.wait()
     mine, whole = (outcome(Path("checkpoints") / name) for name in ("mine", "whole"))
     assert same(mine, whole)
-    print(f"{KILLS} kills, {inside} inside the writer, {steps[-1]} steps, 0 lost")
+    where = f"{early} before the first save of a process, {inside} inside the writer"
+    print(f"{KILLS} kills, {where}, {steps[-1]} steps, 0 lost")
+
+
+def _require_whole_weights(run, newest):
+    """Each network of weights/ as some checkpoint had it: that of ``newest`` or one before it."""
+    for path in run.weights.glob("*.safetensors"):
+        _, metadata = load_network(path)
+        assert int(metadata["step"]) <= newest
+        saved = run.ckpt / f"step-{int(metadata['step']):08d}" / path.name
+        assert not saved.exists() or saved.read_bytes() == path.read_bytes()
 
 
 def _ask(forker, words):

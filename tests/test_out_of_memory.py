@@ -7,6 +7,7 @@ from fastcyclegan import out_of_memory
 from fastcyclegan.runs.checkpoint import latest_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.steps.cyclegan import STEPS
+from fastcyclegan.systems.cyclegan import CycleGANSystem
 from tiny_runs import run_on_data
 
 # What torch says (2.13).
@@ -61,6 +62,26 @@ def test_a_training_that_runs_out_of_memory_ends_with_code_3(here, monkeypatch, 
     assert error.endswith("--batch_size 2 is the largest that fits\n") and error.count("\n") == 1
     assert latest_checkpoint(RunFolder(here / "checkpoints/mine"))[0] == 2
     assert calls == [5, 5, 5, 2, 3]
+
+
+def test_too_little_memory_for_a_preview_costs_that_preview(here, monkeypatch, capsys):
+    """It says nothing of --batch_size, which fits, and what is due is saved."""
+    show, calls = CycleGANSystem.show, []
+
+    def small(self):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError(TORCH)
+        return show(self)
+
+    monkeypatch.setattr(CycleGANSystem, "show", small)
+    assert run_on_data("--steps", "8", "--save_every_steps", "4", "--name", "mine") == 0
+    [warning] = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert warning.startswith("warning: no preview of step 4: CUDA out of memory. Tried to")
+    root = here / "checkpoints/mine"
+    assert [path.name for path in (root / "previews").iterdir()] == ["step-00000008.png"]
+    saved = sorted(path.name for path in (root / "ckpt").iterdir())
+    assert saved == ["step-00000004", "step-00000008"]
 
 
 @pytest.mark.cuda

@@ -51,20 +51,9 @@ def test_a_run_leaves_what_interfaces_promise(here, capsys):
 
 
 def test_a_run_made_longer_is_the_same_run(here):
-    """Bit for bit; test_resume.py has interruptions at every kind of place."""
-    resumed_run_equals_whole_run(here, 3)
-
-
-def test_images_that_differ_in_size_are_trained_on_and_resumed(here):
-    make_images(here / "data/trainA/wide", 3, (36, 48))
-    make_images(here / "data/trainB/tall", 3, (52, 40))
-    resumed_run_equals_whole_run(here, 6, "--preprocess", "none")
-
-
-def resumed_run_equals_whole_run(here, stop_at, *words):
-    assert run_on_data("--name", "whole", "--steps", "8", *words) == 0
-    assert run_on_data("--name", "parts", "--steps", str(stop_at), *words) == 0
-    assert run_on_data("--name", "parts", "--steps", "8", *words) == 0
+    """Bit for bit; test_resume_systems.py has interruptions at every kind of place."""
+    for name, steps in (("whole", "8"), ("parts", "3"), ("parts", "8")):
+        assert run_on_data("--name", name, "--steps", steps) == 0
     whole, parts = (here / "checkpoints" / name for name in ("whole", "parts"))
     (weights, tensors, state), (weights2, tensors2, state2) = map(final_state, (whole, parts))
     assert state == state2 and tensors.keys() == tensors2.keys()

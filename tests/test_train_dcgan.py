@@ -1,4 +1,4 @@
-"""DCGAN through the train command: what a run leaves, resuming, foreign weights, bad input."""
+"""DCGAN through the train command: what a run leaves, foreign weights, bad input."""
 
 import json
 from pathlib import Path
@@ -69,25 +69,6 @@ def test_a_run_leaves_what_interfaces_promise(folder, capsys):
 def without_time(root: Path) -> list[dict]:
     rows = read_metrics(root / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k != "img_per_s"} for row in rows]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resuming_is_the_same_run(folder, precision):
-    """Bit for bit: weights, moments, statistics, the average, metrics; inside a tick."""
-    words = ["--ema", "0.9", "--precision", precision, "--preprocess", "resize_and_crop"]
-    words += ["--load_size", "20"]
-    assert run(*words, "--name", "whole", "--steps", "7") == 0
-    assert run(*words, "--name", "parts", "--steps", "3") == 0
-    assert run(*words, "--name", "parts", "--steps", "7") == 0
-    roots = [folder / "checkpoints" / name for name in ("whole", "parts")]
-    (weights, tensors, state), (weights2, tensors2, state2) = map(final_state, roots)
-    assert weights.keys() == {"G", "D", "G_ema"} and state == state2 and same(tensors, tensors2)
-    assert all(same(weights[name], weights2[name]) for name in weights)
-    rows, rows2 = (
-        [row for row in without_time(root) if row["kind"] == "train" or row["step"] == 7]
-        for root in roots
-    )
-    assert rows == rows2 and {row["kind"] for row in rows} == {"train", "eval"}
 
 
 def test_both_implementations_train_alike(folder):
