@@ -57,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
     for target in targets.values():
         _check_target(config, target)
     for name, trained in networks.items():
+        if trained.assumed:
+            print(trained.assumed)
         told = _WRITERS[config.format](targets[name], trained)
         print(f"wrote {printable(targets[name])}{told}")
     generator = next((x.net for name, x in networks.items() if name.startswith("G")), None)
@@ -71,11 +73,13 @@ class Trained(NamedTuple):
     Attributes:
         net: the network.
         pixel_range: of a generator its own, of a discriminator that of the images it judged.
+        assumed: a line on what the file does not tell, empty for our own.
         step: the steps that it was trained for, 0 where the file does not tell.
     """
 
     net: Network
     pixel_range: str
+    assumed: str
     step: int = 0
 
 
@@ -94,16 +98,23 @@ def _load(config: ExportConfig) -> dict[str, Trained]:
             "--direction chooses the generator of a run folder for --format onnx: leave it out"
         )
     if config.format == "onnx":
-        net, _ = open_generator(path, config.direction or "AtoB", "cpu", config.pixel_range)
+        net, metadata = open_generator(path, config.direction or "AtoB", "cpu", config.pixel_range)
         name = GENERATOR_OF[config.direction or "AtoB"]
         name = name if path.is_dir() and "nz" not in net.arch else "G"
-        return {name: Trained(net, net.pixel_range)}
+        return {name: _trained(path, net, metadata)}
     files = network_files(path, NETWORKS) if path.is_dir() else {"": path}
-    loaded = {name: load_network(file, config.pixel_range) for name, file in files.items()}
+    loaded = {name: (file, *load_network(file, config.pixel_range)) for name, file in files.items()}
     return {
-        name or _letter(net): Trained(net.eval(), metadata["pixel_range"], metadata.get("step", 0))
-        for name, (net, metadata) in loaded.items()
+        name or _letter(net): _trained(file, net, about)
+        for name, (file, net, about) in loaded.items()
     }
+
+
+def _trained(path: Path, net: Network, metadata: dict[str, Any]) -> Trained:
+    from fastcyclegan.models.weights import told_assumptions
+
+    told = told_assumptions(path, net, metadata)
+    return Trained(net.eval(), metadata["pixel_range"], told, metadata.get("step", 0))
 
 
 def _letter(net: Network) -> str:

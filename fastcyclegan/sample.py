@@ -68,12 +68,14 @@ def _check_output(config: SampleConfig, output: Path) -> None:
 
 def _load(config: SampleConfig) -> torch.nn.Module:
     from fastcyclegan.device import resolve_device, resolve_precision
-    from fastcyclegan.models.weights import load_generator
+    from fastcyclegan.models.weights import open_generator, told_assumptions
+    from fastcyclegan.steps.compilation import require_kernels
 
     weights = Path(config.weights)
     device = resolve_device(config.device)
+    require_kernels(device, "--device cpu")
     resolve_precision("fp32", device)
-    net = load_generator(weights, device=device)
+    net, metadata = open_generator(weights, device=device, pixel_range=config.pixel_range)
     arch = net.arch
     if "nz" not in arch:
         raise UserError(
@@ -86,6 +88,8 @@ def _load(config: SampleConfig) -> torch.nn.Module:
         )
     if config.num * arch["size"] ** 2 > MAX_PIXELS:
         raise UserError(f"--num {config.num}: more than {MAX_PIXELS // 10**6} megapixels in all")
+    if told := told_assumptions(weights, net, metadata):
+        print(told)
     return net
 
 

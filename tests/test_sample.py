@@ -5,12 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from fastcyclegan import command, sample, translate
+from fastcyclegan import command, device, evaluate, sample, translate
 from fastcyclegan.data.images import to_uint8
 from fastcyclegan.models import DCGANGenerator, ResnetGenerator
+from fastcyclegan.models.examples import write_pth
 from fastcyclegan.models.initialisation import init_weights
 from fastcyclegan.models.sampling import fixed_noise, generate
 from fastcyclegan.models.weights import save_network
+from fastcyclegan.pixel_range import PIXEL_RANGES
+from fastcyclegan.steps import compilation
 
 
 @pytest.fixture
@@ -20,8 +23,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def save(path, channels: int) -> DCGANGenerator:
-    net = DCGANGenerator(6, 4, channels, 16)
+def save(path, channels: int, pixel_range: str = "tanh") -> DCGANGenerator:
+    net = DCGANGenerator(6, 4, channels, 16, pixel_range=pixel_range)
     init_weights(net, 0.3, torch.Generator().manual_seed(1))
     save_network(path, net, step=1)
     return net.eval()
@@ -42,6 +45,43 @@ def test_a_grid_holds_the_samples_of_the_seed(folder, channels, mode):
     for i, image in enumerate(wanted):
         top, left = i // 3 * 18, i % 3 * 18
         assert np.array_equal(pixels[top : top + 16, left : left + 16], image)
+
+
+def first_image(path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))[:16, :16].astype(int)
+
+
+@pytest.mark.parametrize("pixel_range", PIXEL_RANGES)
+@pytest.mark.parametrize("foreign", [False, True])
+def test_every_pixel_range_is_written_as_bytes(folder, capsys, pixel_range, foreign):
+    """Grid and animation; of a .pth the range is what the flag says, and that is told."""
+    net = save(folder / "G.safetensors", 3, pixel_range)
+    words = ["--num", "1"]
+    if foreign:
+        write_pth(folder / "netG.pth", net)
+        words += ["--weights", "netG.pth", "--pixel_range", pixel_range]
+    with torch.no_grad():
+        y = net(fixed_noise(0, 1, 6)[..., None, None])[0].permute(1, 2, 0).numpy()
+    wanted = np.clip(np.round((y + 1) * 127.5 if pixel_range == "tanh" else y), 0, 255)
+    assert wanted.std() > 20
+    assert run(*words, "--output", "g.png") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert np.array_equal(first_image("g.png"), wanted)
+    assert run(*words, "--output", "a.webp", "--interpolate", "--frames", "4") == 0
+    assert run(*words, "--output", "g.webp") == 0
+    assert np.abs(first_image("a.webp") - first_image("g.webp")).mean() < 2  # both are compressed
+    capsys.readouterr()
+    assert len(told) == 1 + foreign
+    if foreign:
+        assert told[0].startswith("netG.pth: DCGANGenerator (nz 6, ")
+        assert told[0].endswith(f"it does not tell, and assumed is pixel_range {pixel_range}")
+        assert run("--weights", "netG.pth", "--output", "t.png") == 0
+        assert "assumed is pixel_range tanh" in capsys.readouterr().out
+    else:
+        other = "tanh" if pixel_range != "tanh" else "tanh255"
+        assert run("--pixel_range", other, "--output", "no.png") == 2
+        assert f"has {pixel_range}; leave it out" in capsys.readouterr().err
 
 
 def test_an_animation_begins_with_the_samples_and_comes_back(folder):
@@ -91,6 +131,25 @@ def test_bad_input_is_one_line(folder, capsys, words, said):
 def test_weights_are_never_replaced(folder, capsys):
     assert run("--output", "G.safetensors", "--overwrite") == 2
     assert "--output would replace --weights" in capsys.readouterr().err
+
+
+COMMANDS = {
+    "sample": (sample, "--output g.png"),
+    "translate": (translate, "--input i.png --output o.png"),
+    "evaluate": (evaluate, "--real ."),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_gpu_without_a_compiler_is_one_line(folder, monkeypatch, capsys, name):
+    """Batch norms run kernels there, in eval mode too."""
+    monkeypatch.setattr(device, "resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(compilation, "missing_compiler", lambda device: "triton is not installed")
+    Image.new("RGB", (16, 16)).save("i.png")
+    module, words = COMMANDS[name]
+    assert command.run(module.main, ["--weights", "G.safetensors", *words.split()]) == 2
+    said = "triton is not installed, which the kernels need; or use --device cpu"
+    assert said in capsys.readouterr().err
 
 
 def test_translate_sends_a_dcgan_here(folder, capsys):

@@ -143,6 +143,21 @@ def _load_pth(path: Path, pixel_range: str) -> tuple[nn.Module, dict[str, Any]]:
     return net, metadata | {"assumed": assumed}
 
 
+def assumptions(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`load_network`'s file does not tell, as it was taken; nothing for our own."""
+    if metadata["format"] != "pth":
+        return {}
+    return {"pixel_range": metadata["pixel_range"], **metadata["assumed"]}
+
+
+def told_assumptions(path: Path, net: nn.Module, metadata: Mapping[str, Any]) -> str:
+    """A line on the network of ``path`` and what was assumed of it; empty for our own files."""
+    guesses = ", ".join(f"{name} {value}" for name, value in assumptions(metadata).items())
+    if not guesses:
+        return ""
+    return f"{printable(path)}: {net.title}; it does not tell, and assumed is {guesses}"
+
+
 def load_generator(
     path: Path | str,
     direction: str = "AtoB",
