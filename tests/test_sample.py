@@ -1,11 +1,14 @@
 """The sample command: grids, animations, and what it refuses."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fastcyclegan import command, device, evaluate, sample, translate
+from fastcyclegan.data import images
 from fastcyclegan.data.images import to_uint8
 from fastcyclegan.models import DCGANGenerator, ResnetGenerator
 from fastcyclegan.models.examples import write_pth
@@ -101,6 +104,25 @@ def test_an_animation_begins_with_the_samples_and_comes_back(folder):
     assert np.abs(frames[0] - frames[4]).mean() > max(steps)
 
 
+def test_the_walk_is_on_great_circles(folder, monkeypatch):
+    """At an even pace: half way is as far from both ends as noise is long, not nearer to 0."""
+    seen = []
+    monkeypatch.setattr(sample, "_grid", lambda net, z: seen.append(z) or np.zeros((2, 2, 3), "u1"))
+    words = ["--num", "3", "--seed", "5", "--interpolate", "--frames", "16", "--output", "a.webp"]
+    assert run(*words) == 0 and len(seen) == 16
+    points = fixed_noise(5, 12, 6).view(4, 3, 6)
+    for frame, z in enumerate(seen):
+        leg, share = frame // 4, frame % 4 / 4
+        ends = points[leg], points[(leg + 1) % 4]
+        lengths = [x.norm(dim=1) for x in (*ends, z)]
+        torch.testing.assert_close(lengths[2], (1 - share) * lengths[0] + share * lengths[1])
+        whole, part = (
+            torch.nn.functional.cosine_similarity(ends[0], x).clamp(-1, 1).acos()
+            for x in (ends[1], z)
+        )
+        torch.testing.assert_close(part, share * whole, rtol=1e-3, atol=1e-3)  # arc cosine near 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -157,3 +179,24 @@ def test_translate_sends_a_dcgan_here(folder, capsys):
     words = ["--weights", "G.safetensors", "--input", "i.png", "--output", "o.png"]
     assert command.run(translate.main, words) == 2
     assert "makes images from noise: use python -m fastcyclegan.sample" in capsys.readouterr().err
+
+
+def test_one_frame_at_a_time_is_in_memory(tmp_path, monkeypatch):
+    """However long the animation is; and each frame is where it belongs."""
+    pictures, held, as_picture = [], [], images._as_picture
+
+    def counted(array):
+        picture = as_picture(array)
+        pictures.append(weakref.ref(picture))
+        held.append(sum(ref() is not None for ref in pictures))
+        return picture
+
+    monkeypatch.setattr(images, "_as_picture", counted)
+    frames = (np.full((16, 24, 3), 30 * i, np.uint8) for i in range(8))
+    images.write_animation(tmp_path / "a.webp", frames, 8, 100)
+    assert len(held) == 8 and max(held) == 2  # the one that is shown, and the next
+    with Image.open(tmp_path / "a.webp") as movie:
+        assert movie.n_frames == 8
+        for i in range(8):
+            movie.seek(i)
+            assert np.abs(np.asarray(movie.convert("RGB")).astype(int) - 30 * i).max() <= 3
