@@ -125,6 +125,14 @@ def test_the_command_prints_what_holds_and_trains_with_it(here, capsys, words):
     assert settled["load_size"] == settled["crop_size"] == (32 if "dcgan" in words else 64)
 
 
+def test_a_dcgan_has_the_papers_batch_and_size_unless_others_are_given():
+    for words in (["--model", "dcgan"], ["--preset", "dcgan"]):
+        config = apply_preset(*parse(*words))
+        assert (config.batch_size, config.crop_size, config.load_size) == (128, 64, 64)
+    config = apply_preset(*parse("--model", "dcgan", "--batch_size", "64", "--load_size", "80"))
+    assert (config.batch_size, config.crop_size, config.load_size) == (64, 64, 80)
+
+
 def test_johnson_has_its_own_width_unless_one_is_given():
     assert apply_preset(*parse("--netG", "johnson")).ngf == 32
     assert apply_preset(*parse("--netG", "johnson", "--ngf", "64")).ngf == 64
