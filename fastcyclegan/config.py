@@ -259,6 +259,9 @@ class SampleConfig:
     interpolate: bool = option(False, "write an animation: every image walks through the noise")
     frames: int = option(48, "frames of the animation", low=4, high=1000)
     fps: int = option(12, "frames per second", low=1, high=60)
+    pixel_range: str | None = option(
+        None, "of a .pth, which does not tell (default: tanh)", choices=list(PIXEL_RANGES)
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     overwrite: bool = option(False, "replace a file that exists at the output")
 

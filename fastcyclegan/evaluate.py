@@ -62,7 +62,7 @@ def _check(config: EvaluateConfig) -> None:
         raise UserError("--features is for fid and kid, which need --real FOLDER")
     if config.architecture and not config.features:
         raise UserError("--architecture needs --features: the file of its weights")
-    for name in ("input", "direction", "num"):
+    for name in ("input", "direction", "pixel_range", "num"):
         if getattr(config, name) is not None and config.weights is None:
             raise UserError(f"--{name} is for --weights: leave it out")
 
@@ -76,8 +76,11 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
     extractor = None
     if config.features:
         extractor = Extractor(Path(config.features), config.architecture, device)
-    judged, real, truth = _images(config, device)
+    net, assumed = _generator(config, device) if config.weights else (None, {})
+    judged, real, truth = _images(config, net)
     result: dict[str, Any] = {"images": len(judged.names), "size": judged.shown_size}
+    if assumed:
+        result["assumed"] = assumed
     parts, pairs, scores = judged.parts(), PairScores(), {}
     if truth:
         parts = _paired(parts, truth.parts(_order(truth, judged)), pairs)
@@ -130,12 +133,11 @@ class _Images(NamedTuple):
 
 
 def _images(
-    config: EvaluateConfig, device: torch.device
+    config: EvaluateConfig, net: Network | None
 ) -> tuple[_Images, _Images | None, _Images | None]:
     """The images to judge, real ones, and the truth of the former, of one size."""
     from fastcyclegan.runs.evaluation import SSIM_WINDOW
 
-    net = _generator(config, device) if config.weights else None
     channels = net.arch["output_nc"] if net else 3
     real, truth = (
         _read(config, flag, channels) if getattr(config, flag) else None
@@ -199,15 +201,17 @@ def _decoded(
     return images.pixels.view(len(images), height, width, channels)
 
 
-def _generator(config: EvaluateConfig, device: torch.device) -> Network:
-    from fastcyclegan.models.weights import open_generator
+def _generator(config: EvaluateConfig, device: torch.device) -> tuple[Network, dict[str, Any]]:
+    """That of ``weights``, and what was assumed of it as its file does not tell."""
+    from fastcyclegan.models.weights import assumptions, open_generator
     from fastcyclegan.steps.compilation import require_kernels
 
     require_kernels(device, "--device cpu")
     weights = Path(config.weights)
     if config.direction and weights.is_file():
         raise UserError(f"--direction chooses from a run folder; {printable(weights)} is one file")
-    net, _ = open_generator(weights, config.direction or "AtoB", device)
+    direction = config.direction or "AtoB"
+    net, metadata = open_generator(weights, direction, device, config.pixel_range)
     makes_noise = "nz" in net.arch
     for flag, applies in (("input", not makes_noise), ("num", makes_noise)):
         if not applies and getattr(config, flag) is not None:
@@ -216,7 +220,7 @@ def _generator(config: EvaluateConfig, device: torch.device) -> Network:
         raise UserError(f"{printable(weights)} translates images: --input FOLDER is missing")
     if makes_noise and config.truth:
         raise UserError("--truth: the samples of a DCGAN have none; leave it out")
-    return net
+    return net, assumptions(metadata)
 
 
 def _sampled(net: Network, config: EvaluateConfig, num: int) -> _Images:
@@ -270,6 +274,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines = [f"{result['images']} images of {result['size']} pixels{beside}"]
     for name, value in result["scores"].items():
         lines.append(f"{name:8} {value:<12.6g} {SCORES[name].meaning}")
+    if "assumed" in result:
+        guesses = ", ".join(f"{name} {value}" for name, value in result["assumed"].items())
+        lines.append(f"assumed  {guesses}, which the weights do not tell")
     if "features" in result:
         about = result["features"]
         lines.append(f"features {printable(about['file'])}, {about['kind']}")

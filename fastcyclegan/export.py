@@ -53,10 +53,12 @@ def main(argv: Sequence[str]) -> int:
     networks = _load(config)
     targets = {name: _target(config, name, len(networks)) for name in networks}
     for name, trained in networks.items():
-        _check_form(config.format, name, trained.net)
+        _check_form(config.format, name, trained)
     for target in targets.values():
         _check_target(config, target)
     for name, trained in networks.items():
+        if trained.assumed:
+            print(trained.assumed)
         told = _WRITERS[config.format](targets[name], trained)
         print(f"wrote {printable(targets[name])}{told}")
     generator = next((x.net for name, x in networks.items() if name.startswith("G")), None)
@@ -66,9 +68,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 class Trained(NamedTuple):
-    """A network, and the steps that it was trained for: 0 where its file does not tell."""
+    """A network, and what its file says beside that.
+
+    Attributes:
+        net: the network.
+        pixel_range: of a generator its own, of a discriminator that of the images it judged.
+        assumed: a line on what the file does not tell, empty for our own.
+        step: the steps that it was trained for, 0 where the file does not tell.
+    """
 
     net: Network
+    pixel_range: str
+    assumed: str
     step: int = 0
 
 
@@ -87,15 +98,23 @@ def _load(config: ExportConfig) -> dict[str, Trained]:
             "--direction chooses the generator of a run folder for --format onnx: leave it out"
         )
     if config.format == "onnx":
-        net, _ = open_generator(path, config.direction or "AtoB", "cpu", config.pixel_range)
-        two = path.is_dir() and "nz" not in net.arch
-        return {GENERATOR_OF[config.direction or "AtoB"] if two else "G": Trained(net)}
+        net, metadata = open_generator(path, config.direction or "AtoB", "cpu", config.pixel_range)
+        name = GENERATOR_OF[config.direction or "AtoB"]
+        name = name if path.is_dir() and "nz" not in net.arch else "G"
+        return {name: _trained(path, net, metadata)}
     files = network_files(path, NETWORKS) if path.is_dir() else {"": path}
-    loaded = {name: load_network(file, config.pixel_range) for name, file in files.items()}
+    loaded = {name: (file, *load_network(file, config.pixel_range)) for name, file in files.items()}
     return {
-        name or _letter(net): Trained(net.eval(), metadata.get("step", 0))
-        for name, (net, metadata) in loaded.items()
+        name or _letter(net): _trained(file, net, about)
+        for name, (file, net, about) in loaded.items()
     }
+
+
+def _trained(path: Path, net: Network, metadata: dict[str, Any]) -> Trained:
+    from fastcyclegan.models.weights import told_assumptions
+
+    told = told_assumptions(path, net, metadata)
+    return Trained(net.eval(), metadata["pixel_range"], told, metadata.get("step", 0))
 
 
 def _letter(net: Network) -> str:
@@ -123,20 +142,24 @@ def _check_target(config: ExportConfig, target: Path) -> None:
         raise UserError(f"--output {name} cannot be made: {problem.strerror}") from None
 
 
-def _check_form(form: str, name: str, net: Network) -> None:
+def _check_form(form: str, name: str, trained: Trained) -> None:
     """Raise UserError if the other program has no such network."""
-    lack = {"jz": jz_lack, "examples": _examples_lack}.get(form, lambda arch: None)(net.arch)
+    arch = trained.net.arch | {"pixel_range": trained.pixel_range}
+    lack = {"jz": jz_lack, "examples": _examples_lack}.get(form, lambda arch: None)(arch)
     if lack:
-        raise UserError(f"--format {form}: {name} is a {net.title}; {lack}")
+        raise UserError(f"--format {form}: {name} is a {trained.net.title}; {lack}")
 
 
 def jz_lack(arch: dict[str, Any]) -> str | None:
-    """Why JZ's code cannot build the network of ``arch``, or None."""
+    """Why JZ's code has not the network of ``arch``, or None.
+
+    ``arch`` may say the ``pixel_range`` of a discriminator, whose own does not.
+    """
     kinds = "ResnetGenerator", "UnetGenerator", "NLayerDiscriminator", "PixelDiscriminator"
     if arch["class"] not in kinds:
         return "JZ has none of this kind"
     if arch.get("pixel_range", "tanh") != "tanh":
-        return "JZ's images are in [-1, 1] always"
+        return f"its pixel range is {arch['pixel_range']}, and JZ's images are in [-1, 1] always"
     if arch["class"] == "ResnetGenerator":
         if arch["n_blocks"] not in (6, 9):
             return "JZ's --netG has 6 or 9 blocks"
@@ -153,6 +176,9 @@ def jz_lack(arch: dict[str, Any]) -> str | None:
 def _examples_lack(arch: dict[str, Any]) -> str | None:
     if not arch["class"].startswith("DCGAN"):
         return "pytorch/examples has a DCGAN alone"
+    if arch.get("pixel_range", "tanh") != "tanh":
+        told = f"its pixel range is {arch['pixel_range']}"
+        return f"{told}, and pytorch/examples' images are in [-1, 1] always"
     fixed = {"size": 64, "norm": "batch"}
     wrong = [f"{key} {value}" for key, value in fixed.items() if arch.get(key, value) != value]
     return f"pytorch/examples has {' and '.join(wrong)} alone" if wrong else None
@@ -182,9 +208,8 @@ def _write_pth(target: Path, trained: Trained) -> str:
 def _write_safetensors(target: Path, trained: Trained) -> str:
     from fastcyclegan.models.weights import save_network
 
-    pixel_range = trained.net.arch.get("pixel_range", "tanh")
     with _refusing(target):
-        save_network(target, trained.net, step=trained.step, pixel_range=pixel_range)
+        save_network(target, trained.net, step=trained.step, pixel_range=trained.pixel_range)
     return ""
 
 

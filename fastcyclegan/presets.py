@@ -120,6 +120,8 @@ IMPLIED: dict[tuple[str, str], dict[str, Any]] = {
 def apply_preset(config: Config, explicit: frozenset[str]) -> Config:
     """``config`` with the values of its preset, and what these imply, except those in ``explicit``.
 
+    A DCGAN's images are scaled to the size that they are then cropped to, unless told otherwise.
+
     Raises:
         UserError: ``explicit`` names another system than the preset is for.
     """
@@ -133,15 +135,30 @@ def apply_preset(config: Config, explicit: frozenset[str]) -> Config:
     for (name, value), defaults in IMPLIED.items():
         if getattr(config, name) == value:
             config = replace(config, **_without(defaults, explicit | chosen.keys()))
+    if config.model == "dcgan" and "load_size" not in explicit:
+        config = replace(config, load_size=config.crop_size)
     return config
 
 
+def set_by_preset(config: Any, explicit: frozenset[str]) -> frozenset[str]:
+    """The options that have the value of a preset which the user chose, and no flag beside it."""
+    chosen = PRESETS[config.preset] if config.preset and "preset" in explicit else {}
+    return frozenset(chosen) - explicit
+
+
 def told(config: Any, explicit: frozenset[str]) -> str:
-    """One line on what the preset of ``config`` sets, and what flags set instead."""
-    chosen = PRESETS[config.preset]
-    line = f"--preset {config.preset} sets {_listed(_without(chosen, explicit)) or 'nothing'}"
-    kept = {name: getattr(config, name) for name in chosen if name in explicit}
-    return f"{line}; flags set {_listed(kept)}" if kept else line
+    """One line on what the preset of ``config`` sets, and what is set instead.
+
+    ``config`` is what the training goes by: what of the preset does not hold there is flags', or
+    follows from them, as the size of a DCGAN's images or the networks of ``init_from``.
+    """
+    held = {name: getattr(config, name) for name in PRESETS[config.preset]}
+    sets = {k: v for k, v in PRESETS[config.preset].items() if k not in explicit and held[k] == v}
+    kept = {name: value for name, value in held.items() if name in explicit}
+    follows = _without(held, sets.keys() | kept.keys())
+    line = f"--preset {config.preset} sets {_listed(sets) or 'nothing'}"
+    line += f"; flags set {_listed(kept)}" if kept else ""
+    return f"{line}; from flags follows {_listed(follows)}" if follows else line
 
 
 def blame(message: str, config: Any, explicit: frozenset[str]) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from fastcyclegan.models import Network
+
 # Points that each image of an animation passes on its round.
 WAYPOINTS = 4
 CHANNELS = (1, 3, 4)
@@ -42,12 +44,11 @@ def main(argv: Sequence[str]) -> int:
     from fastcyclegan.data.images import write_animation, write_image
 
     if config.interpolate:
-        write_animation(output, _walk(net, config), milliseconds=1000 // config.fps)
+        write_animation(output, _walk(net, config), config.frames, 1000 // config.fps)
     else:
-        from fastcyclegan.models.sampling import fixed_noise, generate
+        from fastcyclegan.models.sampling import fixed_noise
 
-        z = fixed_noise(config.seed, config.num, net.arch["nz"])
-        write_image(output, _grid(generate(net, z), net.pixel_range))
+        write_image(output, _grid(net, fixed_noise(config.seed, config.num, net.arch["nz"])))
     print(f"wrote {printable(output)}")
     return command.DONE
 
@@ -66,14 +67,16 @@ def _check_output(config: SampleConfig, output: Path) -> None:
         raise UserError(f"--output {printable(output)}: there is no folder {output.parent}")
 
 
-def _load(config: SampleConfig) -> torch.nn.Module:
+def _load(config: SampleConfig) -> Network:
     from fastcyclegan.device import resolve_device, resolve_precision
-    from fastcyclegan.models.weights import load_generator
+    from fastcyclegan.models.weights import open_generator, told_assumptions
+    from fastcyclegan.steps.compilation import require_kernels
 
     weights = Path(config.weights)
     device = resolve_device(config.device)
+    require_kernels(device, "--device cpu")
     resolve_precision("fp32", device)
-    net = load_generator(weights, device=device)
+    net, metadata = open_generator(weights, device=device, pixel_range=config.pixel_range)
     arch = net.arch
     if "nz" not in arch:
         raise UserError(
@@ -86,19 +89,26 @@ def _load(config: SampleConfig) -> torch.nn.Module:
         )
     if config.num * arch["size"] ** 2 > MAX_PIXELS:
         raise UserError(f"--num {config.num}: more than {MAX_PIXELS // 10**6} megapixels in all")
+    if told := told_assumptions(weights, net, metadata):
+        print(told)
     return net
 
 
-def _grid(images: torch.Tensor, pixel_range: str) -> np.ndarray:
+def _grid(net: Network, z: torch.Tensor) -> np.ndarray:
+    """What ``net`` makes of the noise ``z``, (N, nz), as one picture."""
+    import numpy as np
+
     from fastcyclegan.data.images import to_uint8
+    from fastcyclegan.models.sampling import BATCH, generate
     from fastcyclegan.runs.previews import grid
 
-    return grid(to_uint8(images, pixel_range).numpy(), columns=ceil(sqrt(len(images))))
+    parts = [to_uint8(generate(net, part), net.pixel_range).numpy() for part in z.split(BATCH)]
+    return grid(np.concatenate(parts), columns=ceil(sqrt(len(z))))
 
 
-def _walk(net: torch.nn.Module, config: SampleConfig) -> Iterator[np.ndarray]:
+def _walk(net: Network, config: SampleConfig) -> Iterator[np.ndarray]:
     """The frames: every image goes round its own WAYPOINTS, along great circles."""
-    from fastcyclegan.models.sampling import fixed_noise, generate, slerp
+    from fastcyclegan.models.sampling import fixed_noise, slerp
 
     z = fixed_noise(config.seed, config.num * WAYPOINTS, net.arch["nz"])
     # the first of each image's points are the samples of the same seed
@@ -106,7 +116,7 @@ def _walk(net: torch.nn.Module, config: SampleConfig) -> Iterator[np.ndarray]:
     for frame in range(config.frames):
         leg, share = divmod(frame * WAYPOINTS / config.frames, 1)
         start, end = points[int(leg)], points[(int(leg) + 1) % WAYPOINTS]
-        yield _grid(generate(net, slerp(start, end, share)), net.pixel_range)
+        yield _grid(net, slerp(start, end, share))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastcyclegan.options import option
+from fastcyclegan.pixel_range import PIXEL_RANGES
 
 
 class Score(NamedTuple):
@@ -46,6 +47,9 @@ class EvaluateConfig:
     input: str | None = option(None, "folder of images for --weights to translate")
     direction: str | None = option(
         None, "which generator of a run folder (default: AtoB)", choices=["AtoB", "BtoA"]
+    )
+    pixel_range: str | None = option(
+        None, "of a .pth, which does not tell (default: tanh)", choices=list(PIXEL_RANGES)
     )
     num: int | None = option(
         None, "samples of a DCGAN (default: as many as --real has)", low=1, high=10**6

@@ -85,14 +85,16 @@ def _train(
         console.print(
             f"no --dataroot and no GPU: using --preset {config.preset} (--help lists all options)"
         )
-    if config.preset:
-        console.print(told(config, explicit), soft_wrap=True)
     config = ranks.together(partial(_resolve, config, explicit))
+    adopted = ""
     if config.init_from:
         from fastcyclegan.systems import SYSTEMS
 
         adopt = partial(SYSTEMS[config.model].adopt, config, explicit)
         config, adopted = ranks.together(adopt)
+    if config.preset:
+        console.print(told(config, explicit), soft_wrap=True)
+    if adopted:
         console.print(adopted, soft_wrap=True)
         ranks.together(partial(check, config))
     if config.dry_run:
@@ -101,13 +103,8 @@ def _train(
 
 
 def _resolve(config: TrainConfig, explicit: frozenset[str]) -> TrainConfig:
-    """``config`` with its preset, checked. Raises UserError, which says what the preset had set.
-
-    A DCGAN's images are scaled to the size that they are then cropped to, unless told otherwise.
-    """
+    """``config`` with its preset, checked. Raises UserError, which says what the preset had set."""
     config = apply_preset(config, explicit)
-    if config.model == "dcgan" and "load_size" not in explicit:
-        config = replace(config, load_size=config.crop_size)
     for system, names in ONLY_OF.items():
         for name in sorted(names & explicit) if system != config.model else ():
             raise UserError(f"--{name}: --model {config.model} has none; leave it out")

@@ -95,7 +95,7 @@ def _load(config: TranslateConfig) -> Translator:
         name = printable(weights)
         raise UserError(f"--direction chooses from a run folder; {name} is one file: leave it out")
     from fastcyclegan.device import resolve_device, resolve_precision
-    from fastcyclegan.models.weights import open_generator
+    from fastcyclegan.models.weights import open_generator, told_assumptions
     from fastcyclegan.steps.compilation import require_kernels
     from fastcyclegan.translation import Translator
 
@@ -107,10 +107,8 @@ def _load(config: TranslateConfig) -> Translator:
     precision = resolve_precision(wanted, device)
     net, metadata = open_generator(weights, config.direction or "AtoB", device, config.pixel_range)
     _check_channels(weights, net)
-    if metadata["format"] == "pth":
-        guesses = {"pixel_range": metadata["pixel_range"], **metadata["assumed"]}
-        told = ", ".join(f"{name} {value}" for name, value in guesses.items())
-        print(f"{printable(weights)}: {net.title}; it does not tell, and assumed is {told}")
+    if told := told_assumptions(weights, net, metadata):
+        print(told)
     return Translator(net, precision.dtype, config.tile, print)
 
 

@@ -8,13 +8,16 @@ import torch
 from torch import nn
 
 from fastcyclegan import load_generator
-from fastcyclegan.config import DCGAN_SIZES
+from fastcyclegan.config import DCGAN_SIZES, TrainConfig
 from fastcyclegan.errors import UserError
 from fastcyclegan.models import DCGANDiscriminator, DCGANGenerator, build
 from fastcyclegan.models.examples import write_pth
 from fastcyclegan.models.initialisation import init_weights
 from fastcyclegan.models.sampling import fixed_noise, generate, slerp
 from fastcyclegan.models.weights import load_network, save_network
+from fastcyclegan.options import parse_explicit
+from fastcyclegan.presets import apply_preset
+from fastcyclegan.steps.dcgan_assembly import architectures
 
 
 def plain_generator(nz: int, ngf: int, nc: int, size: int) -> nn.Sequential:
@@ -49,17 +52,28 @@ def twins(size: int, nc: int = 3) -> list[tuple[nn.Module, nn.Sequential]]:
     return [(a.double(), b.double()) for a, b in zip(ours, plain, strict=True)]
 
 
-def test_parameter_counts_are_those_of_the_paper():
-    """Of 4x4 kernels without bias, and two numbers per normalised channel."""
-    widths = [512, 256, 128, 64]
+def derived(widths: list[int]) -> list[int]:
+    """Of G and D: 4x4 kernels without bias, and two numbers per normalised channel."""
     pairs = list(zip([100, *widths], [*widths, 3], strict=True))
     of_G = sum(16 * a * b for a, b in pairs) + 2 * sum(widths)
     pairs = list(zip([3, *widths[::-1]], [*widths[::-1], 1], strict=True))
-    of_D = sum(16 * a * b for a, b in pairs) + 2 * sum(widths[:3])
-    counts = [
-        sum(p.numel() for p in net.parameters()) for net in (DCGANGenerator(), DCGANDiscriminator())
-    ]
-    assert counts == [of_G, of_D] == [3_576_704, 2_765_568]
+    return [of_G, sum(16 * a * b for a, b in pairs) + 2 * sum(widths[:-1])]
+
+
+@pytest.mark.parametrize(
+    ("words", "widths", "counts"),
+    [
+        (["--preset", "dcgan"], [512, 256, 128, 64], [3_576_704, 2_765_568]),
+        (["--model", "dcgan"], [512, 256, 128, 64], [3_576_704, 2_765_568]),
+        (["--preset", "dcgan_small"], [128, 64, 32], [370_624, 167_808]),
+    ],
+)
+def test_parameter_counts_are_those_of_the_derivation(words, widths, counts):
+    """The paper's for 64 px, from the options on."""
+    config = apply_preset(*parse_explicit(TrainConfig, "train", "", words))
+    with torch.device("meta"):
+        nets = [build(arch) for arch in architectures(config).values()]
+    assert [sum(p.numel() for p in net.parameters()) for net in nets] == derived(widths) == counts
 
 
 @pytest.mark.parametrize("size", DCGAN_SIZES)

@@ -15,6 +15,7 @@ from fastcyclegan import command, evaluate
 from fastcyclegan.data import decode as decode_module
 from fastcyclegan.data.images import from_uint8, to_uint8
 from fastcyclegan.models import DCGANGenerator, ResnetGenerator
+from fastcyclegan.models.examples import write_pth
 from fastcyclegan.models.sampling import fixed_noise, generate
 from fastcyclegan.models.weights import load_generator, save_network
 from fastcyclegan.runs.evaluation import pair_scores, sliced_wasserstein
@@ -133,6 +134,51 @@ def test_samples_of_a_dcgan(folders, capsys, monkeypatch):
     assert told["images"] == 4 and told["scores"]["swd"] == pytest.approx(truth, rel=1e-6)
 
 
+def as_bytes(y: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) of a raw range as they are to be written."""
+    return y.detach().round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("pixel_range", ["linear255", "tanh255"])
+@pytest.mark.parametrize("foreign", [False, True], ids=["ours", "pth"])
+def test_raw_pixels_are_judged_as_they_are_written(folders, capsys, pixel_range, foreign):
+    """Of both kinds of generator; a .pth is of the range that the flag says, and that is told."""
+    torch.manual_seed(0)
+    T = ResnetGenerator(ngf=4, n_blocks=1, pixel_range=pixel_range).eval()
+    G = DCGANGenerator(ngf=4, nz=6, size=16, pixel_range=pixel_range).eval()
+    flag = f"--pixel_range {pixel_range}" if foreign else ""
+    for name, net in (("T", T), ("G", G)):
+        if foreign:
+            write_pth(folders / f"{name}.pth", net)
+        else:
+            save_network(folders / f"{name}.safetensors", net, step=1)
+    suffix = "pth" if foreign else "safetensors"
+    told = result(capsys, f"--weights T.{suffix} {flag} --input fake --truth truth")
+    with torch.no_grad():
+        if foreign and pixel_range == "linear255":  # there nothing is behind the last convolution
+            T.last.weight /= 127.5
+            T.last.bias.sub_(127.5).div_(127.5)
+        made = as_bytes(T(pixels(folders / "fake").permute(0, 3, 1, 2).float()))
+    truth = pair_scores(made, pixels(folders / "truth"))
+    assert told["scores"]["l1"] == pytest.approx(truth["l1"], rel=1e-3)
+    wanted = {"pixel_range": pixel_range, "padding": "reflect"}
+    assert told.get("assumed") == (wanted if foreign else None)
+    words = f"--weights G.{suffix} {flag} --real real --size 16 --num 4"
+    if foreign and pixel_range == "linear255":
+        assert run(words) == 2 and "whose last convolution has no bias" in capsys.readouterr().err
+        return
+    told = result(capsys, words)
+    with torch.no_grad():
+        made = as_bytes(G(fixed_noise(0, 4, 6)[..., None, None]))
+    squares = [Image.open(p).resize((16, 16), Image.Resampling.BICUBIC)
+               for p in sorted((folders / "real").iterdir())]  # fmt: skip
+    real = torch.from_numpy(np.stack(list(map(np.asarray, squares))))
+    assert told["scores"]["swd"] == pytest.approx(sliced_wasserstein(made, real), rel=1e-3)
+    assert run(words) == 0
+    line = f"assumed  pixel_range {pixel_range}, which the weights do not tell"
+    assert (line in capsys.readouterr().out.splitlines()) is foreign
+
+
 @pytest.mark.parametrize("judged", ["--fake fake", "--weights T.safetensors --input fake"])
 def test_few_images_are_in_memory_at_once(folders, capsys, monkeypatch, judged):
     save_network(folders / "T.safetensors", ResnetGenerator(ngf=2, n_blocks=1), step=1)
@@ -175,6 +221,7 @@ def test_sizes_and_headers_are_looked_at_before_anything_is_computed(folders, ca
         ("--fake fake --real real --architecture inception_v3", "--architecture needs --features"),
         ("--fake fake --real real --input real", "--input is for --weights"),
         ("--fake fake --real real --num 3", "--num is for --weights"),
+        ("--fake fake --real real --pixel_range tanh", "--pixel_range is for --weights"),
         ("--fake gone --real real", "--fake gone does not exist"),
         ("--fake tiny.pt --real real", "--fake tiny.pt is not a folder"),
         ("--fake empty --real real", "empty has no images"),

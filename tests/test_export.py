@@ -13,9 +13,12 @@ import torch
 
 import record_jz as jz
 from fastcyclegan import command, export
+from fastcyclegan.config import TrainConfig
 from fastcyclegan.models import build
 from fastcyclegan.models.initialisation import init_weights
 from fastcyclegan.models.weights import load_network, save_network
+from fastcyclegan.steps.assembly import make_networks
+from fastcyclegan.steps.initial import CYCLEGAN, adopt
 
 RESNET = {"class": "ResnetGenerator", "ngf": 4, "n_blocks": 6}
 UNET = {"class": "UnetGenerator", "ngf": 2, "num_downs": 7}
@@ -62,10 +65,13 @@ def call(tmp_path, capsys):
 def test_round_trip_by_way_of_jz_loses_nothing(call, tmp_path, arch, norm):
     result = call("jz", {**arch, "norm": norm})
     assert result.code == 0 and files(tmp_path / "out") == ["latest_net_G.pth"]
-    call("safetensors", weights="out/latest_net_G.pth", output="back.safetensors")
+    result = call("safetensors", weights="out/latest_net_G.pth", output="back.safetensors")
+    untold = "padding reflect" if arch is RESNET else "dropout False"
+    assert result.out[0].endswith(f"and assumed is pixel_range tanh, {untold}")
     net, metadata = load_network(tmp_path / "back.safetensors")
     assert same(net, trained({**arch, "norm": norm})) and metadata["step"] == 0
-    assert call("safetensors", output="again.safetensors").code == 0
+    result = call("safetensors", output="again.safetensors")
+    assert result.code == 0 and len(result.out) == 1
     again, metadata = load_network(tmp_path / "again.safetensors")
     assert same(again, net) and metadata == load_network(tmp_path / "G.safetensors")[1]
     assert metadata["step"] == 7
@@ -107,12 +113,34 @@ def test_dcgan_for_pytorch_examples(call, tmp_path):
         ("jz", {"class": "JohnsonGenerator", "ngf": 4}, "none of this kind"),
         ("examples", RESNET, "a DCGAN alone"),
         ("examples", DCGAN | {"size": 32}, "size 64 alone"),
+        ("examples", DCGAN | {"pixel_range": "linear255"}, "in [-1, 1] always"),
+        ("examples", DCGAN | {"pixel_range": "tanh255"}, "in [-1, 1] always"),
     ],
 )
 def test_what_another_program_has_not_is_refused(call, tmp_path, form, arch, reason):
     result = call(form, arch)
     assert (result.code, result.out, len(result.err)) == (2, [], 1)
     assert reason in result.err[0] and not (tmp_path / "out").exists()
+
+
+def test_a_discriminator_keeps_the_range_that_it_judged(call, tmp_path):
+    """Its description says none; without it a training that starts from the file is refused."""
+    judges = {"class": "NLayerDiscriminator", "ndf": 4}, {"class": "DCGANDiscriminator", "ndf": 4}
+    nets = {"G_A": RESNET, "G_B": RESNET, "D_A": judges[0], "D_B": judges[0], "D": judges[1]}
+    (tmp_path / "run").mkdir()
+    for name, arch in nets.items():
+        arch = arch | ({"pixel_range": "tanh255"} if name in ("G_A", "G_B") else {})
+        path = tmp_path / f"run/{name}.safetensors"
+        save_network(path, trained(arch), step=5, pixel_range="tanh255")
+    assert call("safetensors", weights="run", output="F").code == 0
+    assert all(load_network(tmp_path / f"F/{n}.safetensors")[1]["pixel_range"] == "tanh255"
+               for n in nets)  # fmt: skip
+    config, _ = adopt(TrainConfig(init_from=str(tmp_path / "F")), frozenset(), CYCLEGAN)
+    assert config.pixel_range == "tanh255" and make_networks(config, torch.device("cpu"))
+    for form, name in (("jz", "D_A"), ("examples", "D")):
+        result = call(form, weights=f"run/{name}.safetensors", output="no")
+        assert result.code == 2 and "its pixel range is tanh255, and" in result.err[0]
+        assert not (tmp_path / "no").exists()
 
 
 def test_places_and_options_are_refused_by_name(call, tmp_path, monkeypatch):

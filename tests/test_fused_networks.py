@@ -38,6 +38,8 @@ NETWORKS = {
     "resnet, batch norm": (RESNET | {"norm": "batch"}, (8, 3, 24, 28)),
     "patchgan": (PATCHGAN, (2, 3, 47, 37)),
     "pixel": ({"class": "PixelDiscriminator", "ndf": 4}, (1, 3, 9, 7)),
+    "dcgan generator": ({"class": "DCGANGenerator", "ngf": 4, "nz": 5, "size": 32}, (16, 5, 1, 1)),
+    "dcgan discriminator": ({"class": "DCGANDiscriminator", "ndf": 4, "size": 32}, (16, 3, 32, 32)),
     "unet": ({"class": "UnetGenerator", "ngf": 2, "num_downs": 5}, (1, 3, 64, 32)),
 }
 # What may stand in a trunk beside what reads or writes no image: views and weights.

@@ -16,6 +16,7 @@ KINDS = {
     "zero, dropout": {"padding": "zero", "dropout": True},
     "resize": {"upsample": "resize"},
     "grey to colour and alpha": {"input_nc": 1, "output_nc": 4},
+    "residual relu": {"residual_relu": True},
 }
 
 

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from fastcyclegan import load_generator
+from fastcyclegan import command, load_generator, train
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.errors import UserError
 from fastcyclegan.models import build
-from fastcyclegan.models.weights import load_network
+from fastcyclegan.models.weights import load_network, save_network
 from fastcyclegan.options import parse_explicit
+from fastcyclegan.presets import apply_preset
 from fastcyclegan.runs.checkpoint import latest_checkpoint, load_checkpoint
 from fastcyclegan.runs.folder import RunFolder
 from fastcyclegan.steps.assembly import make_networks
@@ -32,7 +33,7 @@ def adopted(folder, *words):
     config, explicit = parse_explicit(
         TrainConfig, "train", "Train.", ["--init_from", str(folder), *words]
     )
-    return adopt(config, explicit, CYCLEGAN)
+    return adopt(apply_preset(config, explicit), explicit, CYCLEGAN)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,56 @@ def test_files_that_do_not_fit_are_refused(words, change, said, tmp_path):
         config, _ = adopted(folder, *words)
         make_networks(config, torch.device("cpu"))
     assert said in str(problem.value) and "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--preset", "johnson"], "--preset johnson sets netG johnson: "),
+        (["--preset", "johnson", "--netG", "resnet_2blocks"], "--preset johnson sets ngf 32: "),
+        (["--preset", "small", "--netG", "resnet_2blocks", "--ngf", "3"], "small sets ndf 32: "),
+    ],
+)
+def test_a_chosen_preset_that_contradicts_the_files_is_refused(words, said, tmp_path):
+    with pytest.raises(UserError) as problem:
+        adopted(write_all(tmp_path / "jz"), *words)
+    assert said in str(problem.value) and "leave the preset out" in str(problem.value)
+
+
+def test_the_range_of_a_preset_is_refused_or_assumed_by_its_name(tmp_path):
+    """Of our own files, which tell it, and of others', which do not."""
+    johnson = {"class": "JohnsonGenerator", "ngf": 32}
+    for name, arch in {"G_A": johnson, "G_B": johnson, "D_A": D, "D_B": D}.items():
+        save_network(tmp_path / f"{name}.safetensors", build(arch), step=1)
+    with pytest.raises(UserError, match=r"johnson sets pixel_range tanh255: .* has tanh; give"):
+        adopted(tmp_path, "--preset", "johnson")
+    config, _ = adopted(tmp_path, "--preset", "johnson", "--pixel_range", "tanh")
+    assert config.pixel_range == "tanh"
+    words = ["--preset", "johnson", "--netG", "resnet_2blocks", "--ngf", "3"]
+    config, told = adopted(write_all(tmp_path / "jz"), *words)
+    assert config.pixel_range == "tanh255"
+    assert "assumed is pixel_range tanh255 (of --preset johnson), padding reflect" in told
+    config, told = adopted(tmp_path / "jz")
+    assert told.endswith("assumed is pixel_range tanh, padding reflect")
+
+
+def test_a_preset_that_nobody_chose_gives_way_to_the_files(here, capsys):
+    """The one for a CPU without images."""
+    folder = write_all(here / "jz")
+    words = ["--init_from", str(folder), "--device", "cpu", "--steps", "1", "--crop_size", "32"]
+    assert command.run(train.main, [*words, "--load_size", "32"]) == 0
+    out = capsys.readouterr().out
+    assert "using --preset small" in out and "netG resnet_2blocks, ngf 3" in out
+    assert "from flags follows netG resnet_2blocks, ngf 3, ndf 5" in out
+
+
+def test_a_judge_of_another_range_is_named(tmp_path):
+    for name, arch in {"G_A": G, "G_B": G, "D_A": D, "D_B": D}.items():
+        other = "tanh255" if name == "D_B" else "tanh"
+        save_network(tmp_path / f"{name}.safetensors", build(arch), step=1, pixel_range=other)
+    config, _ = adopted(tmp_path)
+    with pytest.raises(UserError, match="has pixel_range tanh255, D_B needs tanh"):
+        make_networks(config, torch.device("cpu"))
 
 
 def test_training_starts_from_the_files(here, capsys):

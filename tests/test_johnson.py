@@ -1,5 +1,6 @@
 """The generator of fast style transfer: counts, sizes, formula, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,6 +10,8 @@ from fastcyclegan.models import JohnsonGenerator, build
 from fastcyclegan.models.initialisation import init_weights
 from fastcyclegan.models.johnson import START
 from fastcyclegan.models.weights import load_network, save_network
+from fastcyclegan.pixel_range import PIXEL_RANGES
+from fastcyclegan.translation import Translator
 
 
 def count(net: torch.nn.Module) -> int:
@@ -138,9 +141,27 @@ def test_the_smallest_image_works_and_a_smaller_one_does_not(padding, smallest):
     net = JohnsonGenerator(ngf=1, padding=padding)
     assert net.smallest == smallest
     assert net(torch.rand(1, 3, smallest, smallest)).shape[2:] == (smallest, smallest)
-    if padding == "start":
-        with pytest.raises(ValueError, match="reflection of 40"):
-            net(torch.rand(1, 3, smallest - 4, smallest))
+    with pytest.raises(ValueError, match=f"reflection of {40 if padding == 'start' else 4} needs"):
+        net(torch.rand(1, 3, smallest - 4, smallest))
+
+
+@pytest.mark.parametrize("pixel_range", PIXEL_RANGES)
+@pytest.mark.parametrize(("padding", "least"), [("start", 44), ("each", 16)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (17, 50)])
+def test_translating_continues_an_image_that_is_too_small(padding, least, size, pixel_range):
+    """By its reflection to what the network takes, in bytes before they become pixels."""
+    net = make(padding, pixel_range=pixel_range).eval()
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    sides = [max(least, -(-side // 4) * 4) for side in size]
+    margins = [(0, to - side) for to, side in zip(sides, size, strict=True)]
+    whole = np.pad(image, (*margins, (0, 0)), mode="reflect")
+    x = torch.from_numpy(whole).permute(2, 0, 1)[None].double()
+    tanh = pixel_range == "tanh"
+    with torch.no_grad():
+        y = net(x / 127.5 - 1 if tanh else x)[0].permute(1, 2, 0).numpy()
+    y = ((y + 1) * 127.5 if tanh else y).clip(0, 255)[: size[0], : size[1]]
+    written = Translator(net.float())(image[None])[0]
+    assert written.shape == image.shape and np.abs(written - y).max() < 0.51
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])

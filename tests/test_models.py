@@ -175,16 +175,19 @@ def plain_generator(net: ResnetGenerator, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(F.instance_norm(convolution(y, f"model.{index}.conv_block.{first}")))
         y = F.pad(y, (1, 1, 1, 1), mode=mode)
         x = x + F.instance_norm(convolution(y, f"model.{index}.conv_block.{second}"))
+        x = F.relu(x) if net.arch["residual_relu"] else x
     for index in (10 + n, 13 + n):
         x = F.relu(F.instance_norm(convolution(x, f"model.{index}", **up)))
     return torch.tanh(convolution(F.pad(x, (3, 3, 3, 3), mode="reflect"), f"model.{17 + n}"))
 
 
+@pytest.mark.parametrize("residual_relu", [False, True])
 @pytest.mark.parametrize("padding", ["reflect", "replicate", "zero"])
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 3, 20, 12)])
-def test_generator_equals_its_plain_form(padding, shape):
+def test_generator_equals_its_plain_form(padding, shape, residual_relu):
     """In fp64, with biases in front of the norms that are far from 0: they must not matter."""
-    net = ResnetGenerator(ngf=4, n_blocks=2, padding=padding).double()
+    words = {"padding": padding, "residual_relu": residual_relu}
+    net = ResnetGenerator(ngf=4, n_blocks=2, **words).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in net.parameters():

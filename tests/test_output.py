@@ -5,16 +5,22 @@ import pytest
 import torch
 from PIL import Image
 
-from fastcyclegan import load_generator
+from fastcyclegan import command, load_generator, train
 from fastcyclegan.errors import UserError
-from fastcyclegan.models import ResnetGenerator, UnetGenerator, build
+from fastcyclegan.models import DCGANGenerator, ResnetGenerator, UnetGenerator, build
+from fastcyclegan.models.examples import write_pth
 from fastcyclegan.models.output import to_pixels
+from fastcyclegan.models.sampling import fixed_noise
 from fastcyclegan.models.weights import load_network, save_network
 from fastcyclegan.pixel_range import PIXEL_RANGES
+from fastcyclegan.runs.evaluation import sliced_wasserstein
+from fastcyclegan.runs.metrics import read_metrics
 from fastcyclegan.steps.cyclegan import STEPS, CycleGAN, Settings
 from fastcyclegan.steps.losses import NAMES, gradient_penalty, l1_loss
 from fastcyclegan.translation import Translator
 from test_cyclegan import SIZE, images, make_networks
+from test_evaluate import pixels
+from tiny_runs import make_images, run_on_data
 
 FORMULAS = {
     "tanh": np.tanh,
@@ -93,13 +99,38 @@ def test_files_keep_the_range_and_translate_follows_it(pixel_range, tmp_path):
         load_network(tmp_path / "G.safetensors", other)
 
 
-def test_the_range_of_a_pth_is_what_is_said(tmp_path):
-    net = ResnetGenerator(ngf=4, n_blocks=1, pixel_range="linear255")
-    torch.save(net.state_dict(), tmp_path / "latest_net_G_A.pth")
-    x = torch.rand(1, 3, 16, 16) * 255
-    said = load_generator(tmp_path / "latest_net_G_A.pth", pixel_range="linear255")
-    assert torch.equal(said(x), net(x)) and said.pixel_range == "linear255"
-    assert load_generator(tmp_path / "latest_net_G_A.pth").pixel_range == "tanh"
+NETS = {
+    "resnet": lambda **words: ResnetGenerator(ngf=4, n_blocks=1, **words),
+    "unet": lambda **words: UnetGenerator(ngf=2, num_downs=5, **words),
+}
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_a_pth_is_of_the_range_that_is_said(tmp_path, kind):
+    """In linear255 other programs have nothing behind the last convolution, ours has a scale."""
+    nets = {name: NETS[kind](pixel_range=name).eval() for name in PIXEL_RANGES}
+    last = nets["tanh"].last
+    torch.nn.init.normal_(last.weight, 0.0, 20.0, torch.Generator().manual_seed(0))
+    torch.nn.init.constant_(last.bias, 120.0)
+    path = tmp_path / "latest_net_G_A.pth"
+    torch.save(nets["tanh"].state_dict(), path)
+    x = torch.rand(1, 3, 32, 32) * 255
+    for name, net in nets.items():
+        net.load_state_dict(nets["tanh"].state_dict())
+        said = load_generator(path, pixel_range=name)
+        assert said.pixel_range == name
+        wanted = net(x) / 127.5 - 1 if name == "linear255" else net(x)
+        # values of some hundreds in fp32, by way of a division and a multiplication
+        torch.testing.assert_close(said(x), wanted, rtol=1e-5, atol=1e-3)
+    assert load_generator(path).pixel_range == "tanh"
+
+
+def test_a_dcgan_of_other_programs_is_not_read_in_linear255(tmp_path):
+    """Its last convolution has no bias in which the middle of the range could be put."""
+    write_pth(tmp_path / "netG.pth", DCGANGenerator(5, 2, 3, 16))
+    with pytest.raises(UserError, match=r"--pixel_range linear255: .*netG.pth is a DCGAN, whose"):
+        load_generator(tmp_path / "netG.pth", pixel_range="linear255")
+    assert load_generator(tmp_path / "netG.pth", pixel_range="tanh255").pixel_range == "tanh255"
 
 
 def test_a_file_from_before_the_ranges_is_tanh(tmp_path):
@@ -117,3 +148,48 @@ def test_previews_of_raw_pixels_show_the_bytes(tmp_path):
     save_preview(tmp_path / "p.png", {"x": x}, "linear255")
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.getpixel((picture.width - 10, 10)) == (10, 200, 0)
+
+
+def as_bytes(y: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) of a raw range as they are to be written."""
+    return y.detach().round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("pixel_range", ["linear255", "tanh255"])
+def test_scores_during_a_training_are_of_the_bytes(here, pixel_range):
+    """Beside networks loaded from the run, whose outputs become bytes here."""
+    for seed, domain in enumerate("AB"):
+        make_images(here / f"data/test{domain}", 3, (32, 32), seed=10 + seed)
+    words = ["--pixel_range", pixel_range, "--steps", "2", "--eval_every", "2", "--lr", "0.01"]
+    assert run_on_data(*words) == 0
+    root = here / "checkpoints/0001"
+    [row] = [row for row in read_metrics(root / "metrics.jsonl") if row["kind"] == "eval"]
+    for direction, source, target in (("AtoB", "A", "B"), ("BtoA", "B", "A")):
+        x = pixels(here / f"data/test{source}").permute(0, 3, 1, 2).float()
+        made = as_bytes(load_generator(root, direction)(x))
+        truth = sliced_wasserstein(made, pixels(here / f"data/test{target}"))
+        assert row[f"swd_{target}"] == pytest.approx(truth, rel=1e-3)
+
+
+@pytest.mark.parametrize("pixel_range", ["linear255", "tanh255"])
+def test_scores_and_previews_of_a_dcgan_are_of_the_bytes(here, pixel_range):
+    """At step 2 the scores of --eval_every, at step 4 those of the preview, and its pictures."""
+    make_images(here / "small", 6, (16, 16))
+    words = "--model dcgan --dataroot small --device cpu --precision fp32 --crop_size 16 --ngf 4"
+    words += " --ndf 4 --nz 6 --batch_size 4 --steps 4 --eval_every 2 --save_every_steps 2"
+    words += f" --display_freq 1000 --lr 0.01 --seed 3 --pixel_range {pixel_range}"
+    assert command.run(train.main, words.split()) == 0
+    root = here / "checkpoints/0001"
+    rows = [row for row in read_metrics(root / "metrics.jsonl") if row["kind"] == "eval"]
+    assert [row["step"] for row in rows] == [2, 4]
+    for row in rows:
+        net = load_generator(root / f"ckpt/step-0000000{row['step']}")
+        fake = as_bytes(net(fixed_noise(3, 64, 6)[..., None, None]))
+        truth = sliced_wasserstein(fake[:6], pixels(here / "small"))
+        assert row["swd"] == pytest.approx(truth, rel=1e-3)
+    with Image.open(root / "previews/step-00000004.png") as picture:
+        found = np.asarray(picture).astype(int)
+    below = found.shape[0] // 9
+    for i in (0, 9, 63):
+        top, left = (i // 8 + 1) * below, found.shape[1] + (i % 8 - 8) * 18
+        assert np.abs(found[top : top + 16, left : left + 16] - fake[i].numpy()).max() <= 1

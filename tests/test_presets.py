@@ -1,5 +1,6 @@
 """Presets are data: what they set is told, flags override it, contradictions are one clear line."""
 
+import json
 import shlex
 
 import pytest
@@ -82,10 +83,12 @@ def test_every_value_of_a_preset_can_be_overridden(name):
         resolved = apply_preset(config, explicit)
         assert getattr(resolved, option) == other, option
         others = {k: v for k, v in PRESETS[name].items() if k != option}
+        shown = f"{option} {other}"
+        if resolved.model == "dcgan" and option == "crop_size":
+            others["load_size"] = other  # images are scaled to what they are cropped to
+            shown += f"; from flags follows load_size {other}"
         assert {k: getattr(resolved, k) for k in others} == others
-        said = told(resolved, explicit)
-        shown = option if other is True else f"{option} {other}"
-        assert said.partition("; flags set ")[2] == shown
+        assert told(resolved, explicit).partition("; flags set ")[2] == shown
 
 
 def test_what_is_set_is_told():
@@ -94,6 +97,40 @@ def test_what_is_set_is_told():
         "--preset johnson sets netG johnson, johnson_padding start, pixel_range tanh255; "
         "flags set ngf 8"
     )
+
+
+NARROW = "--ngf 2 --ndf 2 --device cpu --dataroot data --steps 1"
+SETS = {
+    "dcgan --crop_size 32 --batch_size 2 --flip": (
+        "model dcgan, preprocess resize_and_center_crop, n_epochs 25, n_epochs_decay 0, "
+        "print_freq 6400, display_freq 12800, save_epoch_freq 1; flags set crop_size 32, "
+        "no_flip False, batch_size 2; from flags follows load_size 32"
+    ),
+    "small --netG resnet_1blocks --lr 0.1": (
+        "load_size 64, crop_size 64, fit_schedule, print_freq 20, display_freq 100, "
+        "save_every_steps 350; flags set netG resnet_1blocks, ngf 2, ndf 2, steps 1"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", SETS)
+def test_the_command_prints_what_holds_and_trains_with_it(here, capsys, words):
+    wanted = f"--preset {words.split()[0]} sets {SETS[words]}"
+    assert command.run(train.main, ["--preset", *words.split(), *NARROW.split()]) == 0
+    assert wanted in capsys.readouterr().out.splitlines()
+    settled = json.loads((here / "checkpoints/0001/config.json").read_text())["train"]
+    for part in SETS[words].replace("; flags set ", ", ").split("; ")[0].split(", "):
+        name, _, value = part.partition(" ")
+        assert str(settled[name]) == (value or "True")
+    assert settled["load_size"] == settled["crop_size"] == (32 if "dcgan" in words else 64)
+
+
+def test_a_dcgan_has_the_papers_batch_and_size_unless_others_are_given():
+    for words in (["--model", "dcgan"], ["--preset", "dcgan"]):
+        config = apply_preset(*parse(*words))
+        assert (config.batch_size, config.crop_size, config.load_size) == (128, 64, 64)
+    config = apply_preset(*parse("--model", "dcgan", "--batch_size", "64", "--load_size", "80"))
+    assert (config.batch_size, config.crop_size, config.load_size) == (64, 64, 80)
 
 
 def test_johnson_has_its_own_width_unless_one_is_given():

@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 
+from fastcyclegan.kernels.image_pool import draw
+from fastcyclegan.kernels.philox import POOL_A, POOL_B
 from fastcyclegan.steps.cyclegan import STEPS as JOINT
 from fastcyclegan.steps.cyclegan import CycleGAN, Settings
 from fastcyclegan.steps.losses import NAMES
@@ -26,8 +28,29 @@ def batch(step: int, n: int, dtype: torch.dtype = torch.float64) -> tuple[torch.
     return (*real, torch.arange(n) + step * n)
 
 
-def plain_step(nets, optimisers, A, B, lambda_A=10.0, lambda_B=10.0):
-    """As the issue of the article words it, network by network, with torch's Adam for each."""
+class PlainPool:
+    """Filled first; then a coin says whether a stored image is shown, whose place the new takes."""
+
+    def __init__(self, capacity: int, stream: int) -> None:
+        self.capacity, self.stream, self.stored, self.shown_old = capacity, stream, [], 0
+
+    def query(self, image: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        new = image.detach().clone()
+        if len(self.stored) < self.capacity:
+            self.stored += [new]
+            return new
+        if not self.capacity:
+            return new
+        coin, slot = (int(x) for x in draw(5, self.stream, number, self.capacity))
+        if not coin:
+            return new
+        old, self.stored[slot] = self.stored[slot], new
+        self.shown_old += 1
+        return old
+
+
+def plain_step(nets, optimisers, pools, A, B, number, lambda_A=10.0, lambda_B=10.0):
+    """As the article words it, network by network, with torch's Adam for each."""
     G_A, D_A, G_B, D_B = (nets[name] for name in ORDER)
     losses = {}
 
@@ -47,26 +70,30 @@ def plain_step(nets, optimisers, A, B, lambda_A=10.0, lambda_B=10.0):
     fake_B = G_A(A)
     losses["G_A"], (losses["cycle_A"], other) = (D_A(fake_B) - 1).square().mean(), cycles()
     update("G_A", losses["G_A"] + losses["cycle_A"] + other)
-    losses["D_A"] = update("D_A", judged(D_A, B, fake_B))
+    losses["D_A"] = update("D_A", judged(D_A, B, pools["B"].query(fake_B, number)))
     fake_A = G_B(B)
     losses["G_B"], (other, losses["cycle_B"]) = (D_B(fake_A) - 1).square().mean(), cycles()
     update("G_B", losses["G_B"] + other + losses["cycle_B"])
-    losses["D_B"] = update("D_B", judged(D_B, A, fake_A))
+    losses["D_B"] = update("D_B", judged(D_B, A, pools["A"].query(fake_A, number)))
     return [losses.get(name, torch.zeros(())).item() for name in NAMES]
 
 
+@pytest.mark.parametrize(("pool_size", "steps"), [(0, 3), (3, 12)])
 @pytest.mark.parametrize("implementation", STEPS)
-def test_the_step_is_four_plain_updates_in_order(implementation):
-    """Losses and weights after three steps, beside a step written down from the words alone."""
-    model = make_model(pool_size=0, lambda_A=9.0, lambda_B=11.0)
+def test_the_step_is_four_plain_updates_in_order(implementation, pool_size, steps):
+    """Losses and weights after some steps, beside a step written down from the words alone."""
+    model = make_model(pool_size=pool_size, lambda_A=9.0, lambda_B=11.0)
+    pools = {"A": PlainPool(pool_size, POOL_A), "B": PlainPool(pool_size, POOL_B)}
     nets = copy.deepcopy(model.networks)
     adam = {"lr": 2e-4, "betas": (0.5, 0.999)}
     optimisers = {name: torch.optim.Adam(net.parameters(), **adam) for name, net in nets.items()}
-    for step in range(3):
+    for step in range(steps):
         A, B, number = batch(step, 1)
         row = STEPS[implementation](model, A, B, number)
-        wanted = plain_step(nets, optimisers, A, B, 9.0, 11.0)
+        wanted = plain_step(nets, optimisers, pools, A, B, number, 9.0, 11.0)
         assert row.tolist() == pytest.approx(wanted, rel=1e-8)
+    # of the nine steps after the filling about half show an older image
+    assert all(1 < pool.shown_old < 9 for pool in pools.values()) or pool_size == 0
     for name, net in model.networks.items():
         truth = dict(nets[name].named_parameters())
         for key, parameter in net.live_parameters():

@@ -8,12 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fastcyclegan import command, load_generator, train
+from fastcyclegan import command, load_generator, sample, train
 from fastcyclegan.models import DCGANDiscriminator, DCGANGenerator
 from fastcyclegan.models.examples import write_pth
+from fastcyclegan.models.sampling import fixed_noise
 from fastcyclegan.runs.metrics import read_metrics
 from fastcyclegan.steps import dcgan
 from fastcyclegan.steps.dcgan import NAMES
+from fastcyclegan.systems import dcgan as systems_dcgan
 from tiny_runs import final_state, make_images
 
 TINY = [
@@ -85,6 +87,55 @@ def test_grey_and_transparent_images(folder, channels, mode):
         Image.open(path).convert(mode).save(path)
     assert run("--output_nc", str(channels), "--steps", "2") == 0
     assert load_generator(folder / "checkpoints/0001").arch["output_nc"] == channels
+
+
+def test_transparency_is_trained_on_and_written(folder, monkeypatch):
+    """As the fourth channel, as it is in the files; toy images have none."""
+    rng, alphas = np.random.default_rng(0), []
+    for path in (folder / "data").iterdir():
+        image = Image.open(path).resize((16, 16)).convert("RGBA")
+        alphas.append(rng.integers(0, 256, (16, 16), dtype=np.uint8))
+        image.putalpha(Image.fromarray(alphas[-1]))
+        image.save(path)
+    seen, fused = [], dcgan.STEPS["fused"]
+
+    def watched(model, real, number):
+        seen.extend(real[:, 3].clone())
+        return fused(model, real, number)
+
+    monkeypatch.setitem(dcgan.STEPS, "fused", watched)
+    assert run("--output_nc", "4", "--steps", "2") == 0
+    given = torch.from_numpy(np.stack(alphas)).float() / 127.5 - 1
+    assert len(seen) == 8
+    assert all((given - alpha).abs().amax((1, 2)).min() < 1e-6 for alpha in seen)
+    words = ["--weights", "checkpoints/0001", "--output", "g.png", "--num", "1", "--device", "cpu"]
+    assert command.run(sample.main, words) == 0
+    with Image.open("g.png") as picture:
+        assert picture.mode == "RGBA" and picture.getchannel("A").getextrema()[1] < 255
+
+
+def test_toy_images_have_no_transparency(folder, capsys):
+    assert command.run(train.main, [*TINY, "--output_nc", "4", "--steps", "1"]) == 2
+    err = capsys.readouterr().err
+    assert "--output_nc 4: the toy images have no transparency; give a --dataroot" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--ema", "0.5"]])
+def test_previews_are_of_fixed_noise_and_of_the_average(folder, monkeypatch, words):
+    noise, makers, generate = [], [], systems_dcgan.generate
+
+    def watched(net, z):
+        noise.append(z.clone())
+        makers.append({key: value.clone() for key, value in net.state_dict().items()})
+        return generate(net, z)
+
+    monkeypatch.setattr(systems_dcgan, "generate", watched)
+    assert run("--steps", "12", "--seed", "5", *words) == 0
+    assert len(noise) == 3 and all(torch.equal(z, fixed_noise(5, 256, 6)) for z in noise)
+    weights, _, _ = final_state(folder / "checkpoints/0001")
+    assert same(makers[-1], weights["G_ema" if words else "G"])
+    assert not words or not same(makers[-1], weights["G"])
 
 
 def test_transparency_lies_on_white_in_three_channels(folder):

@@ -8,7 +8,7 @@ import os
 import stat
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,19 +281,30 @@ def _save(
         temporary.unlink(missing_ok=True)
 
 
-def write_animation(path: str | Path, frames: Iterable[np.ndarray], milliseconds: int) -> None:
-    """Write uint8 (H, W, C) arrays of one shape, C = 1, 3 or 4, as an endless WebP animation.
+def write_animation(
+    path: str | Path, frames: Iterator[np.ndarray], count: int, milliseconds: int
+) -> None:
+    """Write ``count`` uint8 (H, W, C) arrays of one shape, C = 1, 3 or 4, as an endless WebP.
 
-    The file appears complete or not at all; each frame is shown for ``milliseconds``.
+    The file appears complete or not at all; each frame is shown for ``milliseconds``, and asked for
+    when the one before is encoded, so that one at a time is in memory.
 
     Raises:
         UserError: the suffix is not .webp, or the file cannot be written.
     """
     if Path(path).suffix.lower() != ".webp":
         raise UserError(f"{printable(path)}: an animation is a .webp file")
-    first, *others = (_as_picture(frame) for frame in frames)
-    timing = {"duration": milliseconds, "loop": 0}
-    _save(path, first, "WEBP", 95, save_all=True, append_images=others, **timing)
+    picture, shown = _as_picture(next(frames)), 0
+
+    def seek(number: int) -> None:
+        nonlocal shown
+        if number == shown + 1:
+            picture.paste(_as_picture(next(frames)))
+            shown = number
+
+    # Pillow asks an image for its frames in their order, but makes a list of images
+    picture.n_frames, picture.seek = count, seek
+    _save(path, picture, "WEBP", 95, save_all=True, duration=milliseconds, loop=0)
 
 
 def to_uint8(x: Tensor, pixel_range: str = "tanh") -> Tensor:

@@ -94,6 +94,11 @@ class Network(nn.Module):
         told = (f"{name} {value}" for name, value in self.arch.items() if name != "class")
         return f"{self.arch['class']} ({', '.join(told)})"
 
+    @property
+    def last(self) -> nn.Module:
+        """The convolution whose output is the network's, but for the last activation."""
+        return self.get_submodule(self._units[-1][0])
+
     def _add(self, key: str, convolution: nn.Module, norm_key: str | None = None) -> None:
         """Register a convolution, and the norm behind it, under JZ's dotted keys."""
         self._put(key, convolution)

@@ -8,9 +8,10 @@ from fastcyclegan.pixel_range import PIXEL_RANGES
 def to_pixels(x: torch.Tensor, pixel_range: str) -> torch.Tensor:
     """``tanh``: tanh(x). ``tanh255``: (tanh(x) + 1) * 127.5. ``linear255``: (x + 1) * 127.5.
 
-    The last has no end: nothing but its training keeps it near 0 .. 255. Its constants change what
-    the last layer's weights are, not which functions it can be: they let it begin in the middle of
-    the range and move with the learning rate that it has in [-1, 1].
+    The last has no end: nothing but its training keeps it near 0 .. 255. With its constants it
+    begins in the middle of the range and moves with the learning rate that it has in [-1, 1]; a
+    bias in front of it makes them no more than other units of the last layer's weights. Without
+    them it begins at black and moves by 1/127 of that: 5 dB after 300 steps of the toy domains.
 
     Args:
         x: (N, C, H, W); the 0 .. 255 ranges are computed in at least fp32.

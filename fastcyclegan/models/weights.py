@@ -85,8 +85,9 @@ def tensors_from_bytes(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_network(path: Path, pixel_range: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the network of a weights file: (network in fp32 on the CPU, metadata).
 
-    A ``.pth`` does not tell its pixel range: it is ``pixel_range``, or tanh. One of ours does, and
-    must agree with ``pixel_range`` if that is given.
+    A ``.pth`` does not tell its pixel range: it is ``pixel_range``, or tanh; of linear255 its last
+    convolution is taken for the output itself. One of ours does, and must agree with
+    ``pixel_range`` if that is given.
 
     ``metadata`` has ``format``, ``arch`` (a dict), ``pixel_range`` and ``step`` (an int). For a
     ``.pth`` it has no step, and ``assumed`` names the entries of ``arch`` that the file does not
@@ -139,8 +140,41 @@ def _load_pth(path: Path, pixel_range: str) -> tuple[nn.Module, dict[str, Any]]:
     tensors = jz.current(tensors, arch["norm"], outline.norm_keys)
     net = _build(path, arch, tensors)
     net.load_state_dict(tensors)
+    if arch.get("pixel_range") == "linear255":
+        _take_out_scale(path, net)
     metadata = {"format": "pth", "arch": net.arch, "pixel_range": pixel_range}
     return net, metadata | {"assumed": assumed}
+
+
+@torch.no_grad()
+def _take_out_scale(path: Path, net: models.Network) -> None:
+    """Change the last convolution so that ``to_pixels`` makes of it what it was in the file.
+
+    Elsewhere the output in linear255 is that of the convolution, with nothing behind it.
+    """
+    if net.last.bias is None:
+        raise UserError(
+            f"--pixel_range linear255: {path} is a DCGAN, whose last convolution has no bias for "
+            "the middle of the range; only tanh and tanh255 can be read from such a file"
+        )
+    *_, centre, half = PIXEL_RANGES["linear255"]
+    net.last.weight.div_(half)
+    net.last.bias.sub_(centre).div_(half)
+
+
+def assumptions(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`load_network`'s file does not tell, as it was taken; nothing for our own."""
+    if metadata["format"] != "pth":
+        return {}
+    return {"pixel_range": metadata["pixel_range"], **metadata["assumed"]}
+
+
+def told_assumptions(path: Path, net: nn.Module, metadata: Mapping[str, Any]) -> str:
+    """A line on the network of ``path`` and what was assumed of it; empty for our own files."""
+    guesses = ", ".join(f"{name} {value}" for name, value in assumptions(metadata).items())
+    if not guesses:
+        return ""
+    return f"{printable(path)}: {net.title}; it does not tell, and assumed is {guesses}"
 
 
 def load_generator(

@@ -10,6 +10,7 @@ from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
 from fastcyclegan.models import Network
 from fastcyclegan.models.weights import find_in_folder, load_network
+from fastcyclegan.presets import set_by_preset
 
 OptionsOf = Callable[[Mapping[str, Any], TrainConfig], dict[str, Any]]
 
@@ -20,7 +21,7 @@ def adopt(
     """``config`` with the networks of the files in ``init_from``, and a line that tells them.
 
     What a ``.pth`` does not tell (reflect or replicate padding, dropout of a U-Net, the pixel
-    range) stays as the options have it.
+    range) stays as the options, or the preset, have it.
 
     Args:
         config: the options.
@@ -29,24 +30,28 @@ def adopt(
 
     Raises:
         UserError: a file is missing, unusable or of the wrong kind of network, or an explicit
-            option contradicts it.
+            option, or a value of an explicit preset, contradicts it.
     """
     folder = Path(config.init_from or "")
     found: dict[str, Any] = {}
     assumed: dict[str, Any] = {}
+    preset = dict.fromkeys(set_by_preset(config, explicit), f" (of --preset {config.preset})")
     for name, options_of in parts.items():
         path = find_in_folder(folder, name)
         foreign = path.suffix.lower() == ".pth"
-        settled = foreign or "pixel_range" in explicit
-        net, metadata = load_network(path, config.pixel_range if settled else None)
+        net, metadata = load_network(path, config.pixel_range if foreign else None)
         _check_kind(path, name, net)
-        (assumed if foreign else found).setdefault("pixel_range", metadata["pixel_range"])
-        for option, value in options_of(net.arch, config).items():
+        untold = {"pixel_range", *metadata["assumed"]} if foreign else set()
+        stated = {"pixel_range": metadata["pixel_range"]} | options_of(net.arch, config)
+        for option, value in stated.items():
             given = getattr(config, option)
-            if option in metadata.get("assumed", {}):
-                assumed[option] = given
-            elif option in explicit and given != value:
+            if option in untold:
+                assumed[option] = f"{given}{preset.get(option, '')}"
+            elif given != value and option in explicit:
                 raise UserError(f"--{option} {given}: {path} has {value}; leave it out")
+            elif given != value and option in preset:
+                named = f"--preset {config.preset} sets {option} {given}: {path} has {value}"
+                raise UserError(f"{named}; give --{option} {value}, or leave the preset out")
             else:
                 found[option] = value
     return replace(config, **found), _told(folder, found, assumed)
@@ -61,13 +66,15 @@ def load_initial(folder: str, networks: Mapping[str, Network]) -> None:
     pixel_range = next(iter(networks.values())).pixel_range
     for name in networks:
         path = find_in_folder(Path(folder), name)
-        net, metadata = load_network(path, pixel_range)
-        wanted = networks[name].arch
+        foreign = path.suffix.lower() == ".pth"
+        net, metadata = load_network(path, pixel_range if foreign else None)
+        wanted = networks[name].arch | {"pixel_range": pixel_range}
+        has = net.arch | {"pixel_range": metadata["pixel_range"]}
         _check_kind(path, name, net)
         for key, value in wanted.items():
-            if net.arch.get(key) != value and key not in metadata.get("assumed", {}):
+            if has.get(key) != value and key not in metadata.get("assumed", {}):
                 raise UserError(
-                    f"--init_from: {path} has {key} {net.arch.get(key)}, {name} needs {value}"
+                    f"--init_from: {path} has {key} {has.get(key)}, {name} needs {value}"
                 )
         if networks[name].state_dict().keys() != net.state_dict().keys():
             raise UserError(f"--padding {wanted['padding']}: {path} has other keys; leave it out")
@@ -87,10 +94,10 @@ def _generator_options(arch: Mapping[str, Any], config: TrainConfig) -> dict[str
     options = {name: arch[name] for name in (*names, "residual_relu") if name in arch}
     if arch["class"] == "JohnsonGenerator":
         padding = options.pop("padding")
-        return options | {"netG": "johnson", "johnson_padding": padding}
+        return {"netG": "johnson"} | options | {"johnson_padding": padding}
     if arch["class"] == "ResnetGenerator":
-        return options | {"netG": f"resnet_{arch['n_blocks']}blocks"}
-    return options | {"netG": f"unet_{2 ** arch['num_downs']}"}
+        return {"netG": f"resnet_{arch['n_blocks']}blocks"} | options
+    return {"netG": f"unet_{2 ** arch['num_downs']}"} | options
 
 
 def _discriminator_options(arch: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
