@@ -16,6 +16,7 @@ from fastcyclegan.config import TrainConfig
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.device import resolve_precision
 from fastcyclegan.memory import free_bytes, process_bytes
+from fastcyclegan.preparation import check_device, check_steps
 from fastcyclegan.steps.cost import Cost, step_cost
 from fastcyclegan.steps.schedule import Schedule
 from fastcyclegan.systems import SYSTEMS, System, make_system
@@ -127,6 +128,7 @@ def make_plan(config: TrainConfig, device: torch.device) -> Plan:
     Raises:
         UserError: something named by the options cannot be used.
     """
+    check_device(config, device)
     on_cpu = device.type == "cpu"
     process = process_bytes(config.compile) if on_cpu else 0
     free = free_bytes(device)
@@ -135,12 +137,14 @@ def make_plan(config: TrainConfig, device: torch.device) -> Plan:
     with TemporaryDirectory() as scratch:
         few = SYSTEMS[config.model].few(config, DECODED, Path(scratch))
         system = make_system(few, device, precision, lambda text: None)
+    schedule = Schedule.of(config, survey.images_per_epoch)
+    check_steps(config, system, schedule)
     shapes = [tuple(images.shape) for images in system.sampler.batch(0)]
     cost = step_cost(system.model, system.step, shapes, precision.dtype)
     plan = Plan(
         f"{system.title}, {precision.name} on {device}",
         survey,
-        Schedule.of(config, survey.images_per_epoch).total_steps,
+        schedule.total_steps,
         config.batch_size,
         cost,
         process,

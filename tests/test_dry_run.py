@@ -74,8 +74,56 @@ def test_a_dcgan(here, capsys, where):
 
 def test_bad_headers_are_counted(here, capsys):
     (here / "data/trainB/x.png").write_bytes(b"no image")
-    assert run_on_data("--dry_run") == 0
+    assert run_on_data("--dry_run", "--max_bad", "0.25") == 0
     assert "3 in domain B, 1 files cannot be used" in capsys.readouterr().out
+
+
+ON_A_CPU = ["--profile_steps 3:5", "--cuda_graph on", "--twin_streams"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [*ON_A_CPU, "--steps 4 --profile torch --profile_steps 900:910", "--max_bad 0.2", "--small"],
+)
+def test_what_a_training_refuses(here, capsys, words):
+    """With the same words: a file without image of four, one smaller than the window behind more
+    than are decoded, options that the device or the number of steps do not go with."""
+    (here / "data/trainB/x.png").write_bytes(b"no image")
+    if words == "--small":
+        make_images(here / "data/trainA/z", 9)
+        make_images(here / "data/trainA/zz", 1, (31, 40))
+        words = "--preprocess crop --max_bad 1"
+    options = ["--max_bad", "1", *words.split()]
+    said = []
+    for dry in ([], ["--dry_run"]):
+        assert run_on_data(*options, *dry) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and said[0].startswith("error: ")
+
+
+def test_what_cannot_be_captured_is_refused(here, monkeypatch, capsys):
+    """As if a CPU had CUDA graphs: the training looks at that first."""
+    monkeypatch.setattr("fastcyclegan.preparation.check_device", lambda config, device: None)
+    monkeypatch.setattr(dry_run, "check_device", lambda config, device: None)
+    assert run_on_data("--cuda_graph", "on", "--gan_mode", "wgangp", "--dry_run") == 2
+    assert "--cuda_graph on: --gan_mode wgangp differentiates" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [("--max_bad 0.1", "1 of 6 images"), ("--preprocess crop --crop_size 64", "smaller than")],
+)
+def test_what_a_dcgan_refuses(here, capsys, words, reason):
+    (here / "data/trainA/x.png").write_bytes(b"no image")
+    given = (
+        "--model dcgan --crop_size 16 --load_size 16 --ngf 4 --ndf 4 --batch_size 4 --device cpu"
+    )
+    given += f" --max_bad 1 --dataroot data/trainA {words}"
+    said = []
+    for dry in ([], ["--dry_run"]):
+        assert command.run(train.main, [*given.split(), *dry]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and reason in said[0]
 
 
 def a_plan(**changed) -> Plan:
