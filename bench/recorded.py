@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,18 @@ class Timing:
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        _require_numbers(self.median, self.low, self.high)
+        if self.median <= 0:
+            raise ValueError(f"a time of {self.median} s")
+
+
+def _require_numbers(*values: object) -> None:
+    """Raise ValueError if one is neither None nor a finite number."""
+    for value in values:
+        if value is not None and not (isinstance(value, int | float) and isfinite(value)):
+            raise ValueError(f"{value!r} is no number")
+
 
 @dataclass(frozen=True)
 class OpTiming:
@@ -41,6 +53,9 @@ class OpTiming:
     bytes: float
     flops: float
     of_copy: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_numbers(self.bytes, self.flops, self.of_copy)
 
 
 @dataclass
@@ -66,6 +81,11 @@ class Recorded:
     matmul_TFLOP_per_s: float | None = None
     steps: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     trainings: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _require_numbers(self.copy_GB_per_s, self.matmul_TFLOP_per_s)
+        if not isinstance(self.machine, dict):
+            raise ValueError(f"the machine {self.machine!r} is no JSON object")
 
     @property
     def title(self) -> str:
@@ -103,8 +123,10 @@ def load(path: Path, rehearsal: bool = False) -> Recorded:
         raise UserError(f"{path}: not the results of a bench, or of another schema")
     try:
         return reader(path, found)
-    except (KeyError, TypeError, AttributeError, ValueError) as problem:
+    except KeyError as problem:
         raise UserError(f"{path}: results of another schema ({problem!r} is missing)") from None
+    except (TypeError, AttributeError, ValueError, ArithmeticError) as problem:
+        raise UserError(f"{path}: results of another schema ({problem!r})") from None
 
 
 def _reader(found: Any) -> Callable[[Path, dict], Recorded] | None:
@@ -116,10 +138,10 @@ def _reader(found: Any) -> Callable[[Path, dict], Recorded] | None:
         return _from_pytest
     if "op" in found and "rows" in found:
         return _from_op
-    if "convs_first" in found:
-        return _from_probes
     if "machine" in found and "rows" in found:
         return _from_ladder
+    if isinstance(found.get("machine"), dict) and "probes_sha256" in found["machine"]:
+        return _from_probes
     return None
 
 
@@ -160,17 +182,18 @@ def norm_flops(case: str, mode: str) -> float:
 
 
 def _from_probes(path: Path, found: dict) -> Recorded:
-    ceilings = found["ceilings"]
+    """Any of the probes: those that have not run, were skipped or have failed have no figures."""
+    ceilings = found.get("ceilings", {})
     recorded = Recorded(
         path,
         found["machine"],
-        copy_GB_per_s=ceilings["copy_GB_per_s"]["median"],
-        matmul_TFLOP_per_s=ceilings["matmul_TFLOP_per_s"]["median"],
+        copy_GB_per_s=ceilings.get("copy_GB_per_s", {}).get("median"),
+        matmul_TFLOP_per_s=ceilings.get("matmul_TFLOP_per_s", {}).get("median"),
     )
     layers = {layer.name: layer for layer in LAYERS}
-    rest = found.get("convs_rest", {"rows": []})  # left out where time ran out
-    for row in (*found["convs_first"]["rows"], *rest["rows"]):
-        if row["layer"] in layers and row["layout"] == "channels_last":
+    sections = [found.get(name, {}) for name in ("convs_first", "convs_rest")]
+    for row in (row for section in sections for row in section.get("rows", ())):
+        if row["layer"] in layers and row.get("layout") == "channels_last":
             count = conv_bytes(layers[row["layer"]], row["N"])
             recorded.ops += [
                 OpTiming(

@@ -81,7 +81,8 @@ def test_a_run_of_pytest_is_read(tmp_path):
     assert found.ladders == {"step, 64 px, cpu": {"fused fp32 eager": Timing(0.25)}}
     (op,) = found.ops
     assert (op.op, op.provider, op.mode, op.bytes) == ("instance_norm", "triton", "fwd_bwd", 4096)
-    assert op.time == Timing(1e-5, pytest.approx(9e-6), pytest.approx(1.1e-5))
+    times = op.time.median, op.time.low, op.time.high
+    assert times == pytest.approx((1e-5, 9e-6, 1.1e-5))
     assert found.others == {"data, decode: bench_decode": Timing(0.5, 0.4, 0.6)}
     assert (found.copy_GB_per_s, found.matmul_TFLOP_per_s) == (12.0, 0.2)
 
@@ -123,6 +124,15 @@ def test_counted_work():
         ([1, 2], "not the results of a bench, or of another schema"),
         ({"rows": []}, "not the results of a bench, or of another schema"),
         ({"machine": {}, "rows": [{"group": "g"}]}, "results of another schema ("),
+        ({"machine": "x", "rows": []}, "another schema (ValueError(\"the machine 'x' is no JSON"),
+        (ladder_file("0.5"), "another schema (ValueError(\"'0.5' is no number\"))"),
+        (ladder_file(0.0), "another schema (ValueError('a time of 0.0 s'))"),
+        (op_file(of_copy="x"), "another schema (ValueError(\"'x' is no number\"))"),
+        (op_file(us=float("nan")), "another schema (ValueError('nan is no number'))"),
+        (
+            {"machine": MACHINE, "rows": [{"name": "train", "img_per_s": 0}]},
+            "another schema (ZeroDivisionError('division by zero'))",
+        ),
         ({"machine_info": {}, "benchmarks": []}, "results of another schema ("),
         (
             pytest_file() | {"machine_info": {"schema": "fastcyclegan/bench/2"}},
@@ -239,9 +249,27 @@ def test_without_matplotlib(tmp_path, monkeypatch, capsys):
     assert command.run(report.main, [*words, "--no_plots"]) == 0
 
 
+def test_probes_without_some_or_with_rows_that_have_no_figures(tmp_path):
+    """What ran out of time, what failed, and a convolution that did: the others are read."""
+    machine = MACHINE | {"probes_sha256": "c", "gpu": "Some GPU"}
+    only = {"machine": machine, "norm_gradients": {"rows": 3}, "ceilings": {"error": "boom"}}
+    found = load(write(tmp_path / "a.json", only))
+    assert found.ops == [] and found.copy_GB_per_s is None
+    all_of_it = json.loads((RESULTS / "nvidia-h200/probes.json").read_bytes())
+    before = load(write(tmp_path / "b.json", all_of_it))
+    rows = all_of_it["convs_first"]["rows"]
+    rows.insert(0, {"layer": rows[0]["layer"], "N": 2, "error": "out of memory"})
+    found = load(write(tmp_path / "b.json", all_of_it))
+    assert found.ops == before.ops and len(found.ops) > 100
+    all_of_it["convs_first"] = {"skipped": "out of time"}
+    assert 0 < len(load(write(tmp_path / "b.json", all_of_it)).ops) < len(before.ops)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "changed"),
     [
+        (Timing(1.0, 0.999, 1.001), Timing(1.02, 1.019, 1.021), False),
+        (Timing(1.0, 0.999, 1.001), Timing(0.94, 0.939, 0.941), True),
         (Timing(1.0, 0.9, 1.1), Timing(0.7, 0.6, 0.8), True),
         (Timing(1.0, 0.9, 1.1), Timing(1.3, 1.2, 1.4), True),
         (Timing(1.0, 0.9, 1.1), Timing(0.85, 0.7, 1.0), False),
@@ -250,7 +278,34 @@ def test_without_matplotlib(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_noise(a, b, changed):
-    assert report.beyond_noise(a, b) is changed
+    assert report.beyond_noise(a, b, 0.05) is changed
+
+
+def test_small_changes_between_two_runs_of_the_same_code(capsys):
+    """On one H200: within-run ranges of a convolution are a tenth of what two runs differ by."""
+    files = [RESULTS / f"nvidia-h200/{name}.json" for name in ("probes_earlier_run", "probes")]
+    assert command.run(report.main, ["--compare", *map(str, files)]) == 0
+    *changed, last = capsys.readouterr().out.splitlines()[2:-1]
+    assert "within the noise (3%, or ranges that meet)" in last
+    assert len(changed) < len(load(files[0]).ops) / 2 and not any(
+        line < "1.03x" for line in changed
+    )
+
+
+def test_machines_that_differ(tmp_path, capsys):
+    """Of other versions: told. Of a GPU and a CPU: refused, although the rows have the names."""
+    a, b = op_file(), op_file(us=20.0)
+    b["machine"] = MACHINE | {"torch": "2.14.0", "cpu": "Another CPU"}
+    c = b | {"machine": MACHINE | {"gpu": "Some GPU"}}
+    names = [str(write(tmp_path / f"{i}.json", x)) for i, x in enumerate((a, b, c))]
+    assert command.run(report.main, ["--compare", *names[:2]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "warning: not the same cpu: Some CPU in A, Another CPU in B"
+    assert lines[3] == "warning: not the same torch: 2.13.0 in A, 2.14.0 in B"
+    for pair in (names[1:], names[:0:-1]):
+        assert command.run(report.main, ["--compare", *pair]) == 2
+        error = f"error: {names[2]} is of a GPU, {names[1]} of a CPU: nothing in them compares\n"
+        assert capsys.readouterr().err == error
 
 
 def test_compare(tmp_path, capsys):
@@ -260,7 +315,7 @@ def test_compare(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("2.00x faster  step, 64 px, cpu: way 2: 0.100 s -> ")
     assert lines[3].startswith("1.20x slower  step, 64 px, cpu: way 1: 0.500 s -> 0.600 s")
-    assert lines[4] == "2 of 3 changed, 1 within the noise"
+    assert lines[4] == "2 of 3 changed, 1 within the noise (5%, or ranges that meet)"
     assert lines[5] == "only in A: 1, such as step, 64 px, cpu: way 3"
     other = write(tmp_path / "c.json", op_file())
     assert command.run(report.main, ["--compare", str(a), str(other)]) == 2
