@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from bench.op_bench import DEVICE
+from bench.ceilings import DEVICE
 from fastcyclegan.data.decode import decode_domain
 from fastcyclegan.data.image_set import ImageSet
 from fastcyclegan.data.sampler import ImageSampler

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.op_bench import matmul_tflop_per_s
+from bench.ceilings import matmul_tflop_per_s
 from bench.probes.timing import elapsed_ms, peak_bytes, spread
 from bench.step_rows import DEVICE, Begun, Row, Size, begin, flops, missing_peer, set_switches
 from fastcyclegan.memory import keep_freed_memory
