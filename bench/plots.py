@@ -26,7 +26,7 @@ def pyplot() -> Any:
         import matplotlib.pyplot as plt
     except ImportError:
         raise UserError(
-            'matplotlib is not installed: pip install "fastcyclegan[plot]", or --no_plots'
+            'matplotlib is not installed: pip install -e ".[plot]", or --no_plots'
         ) from None
     return plt
 

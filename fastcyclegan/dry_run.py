@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastcyclegan.command import DONE
 from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.sampler import lies_on
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.device import resolve_precision
 from fastcyclegan.memory import free_bytes, process_bytes
@@ -44,6 +45,7 @@ class Plan:
         process: bytes of main memory that the interpreter and its libraries take; 0 on a GPU.
         overhead: what takes memory beside the tensors alive, as a factor.
         free: bytes that are free on the device.
+        images: bytes that decoded images take there.
         seconds: of one step.
         source: how these were found.
     """
@@ -56,6 +58,7 @@ class Plan:
     process: int
     overhead: float
     free: int
+    images: int
     seconds: float = 0.0
     source: str = ""
 
@@ -77,7 +80,7 @@ class Plan:
 
     @property
     def _fixed(self) -> int:
-        return sum(self.cost.held.values()) + self.survey.decoded_bytes + self.checkpoint
+        return sum(self.cost.held.values()) + self.images + self.checkpoint
 
     @property
     def fits(self) -> bool:
@@ -97,11 +100,13 @@ class Plan:
         yield f"compute: {_flops(self.cost.flops)} per step of batch {self.batch_size}"
         held = {name: size for name, size in self.cost.held.items() if size}
         parts = {"python and torch": self.process} if self.process else {}
-        parts |= held | {"decoded images": self.survey.decoded_bytes}
+        parts |= held | ({"decoded images": self.images} if self.images else {})
         parts |= {"a checkpoint being written": self.checkpoint} if self.checkpoint else {}
         parts |= {"activations": int(self.overhead * self.cost.live)}
         told = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
         yield f"memory: {_size(self.bytes)} at its peak: {told}"
+        if not self.images:
+            yield f"        decoded images stay in main memory: {_size(self.survey.decoded_bytes)}"
         verdict = f"fits into the {_size(self.free)} that are free"
         if not self.fits:
             verdict = f"does not fit: {_size(self.free)} are free"
@@ -134,6 +139,9 @@ def make_plan(config: TrainConfig, device: torch.device) -> Plan:
     free = free_bytes(device)
     precision = resolve_precision(config.precision, device)
     survey = SYSTEMS[config.model].survey(config)
+    images = survey.decoded_bytes
+    if not (on_cpu or lies_on(device, config.data_on, images)):
+        images = 0
     with TemporaryDirectory() as scratch:
         few = SYSTEMS[config.model].few(config, DECODED, Path(scratch))
         system = make_system(few, device, precision, lambda text: None)
@@ -150,6 +158,7 @@ def make_plan(config: TrainConfig, device: torch.device) -> Plan:
         process,
         CPU_OVERHEAD if on_cpu else 1.0,
         free,
+        images,
     )
     seconds, source = _speed(system, plan)
     return replace(plan, seconds=seconds, source=source)

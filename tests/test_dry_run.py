@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +12,13 @@ import torch
 
 from fastcyclegan import command, dry_run, memory, train
 from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.sampler import lies_on
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.data.training_set import load_training_set
+from fastcyclegan.device import resolve_precision
 from fastcyclegan.dry_run import Plan
 from fastcyclegan.steps.cost import Cost
-from fastcyclegan.systems import SYSTEMS
+from fastcyclegan.systems import SYSTEMS, make_system
 from house_rules import ROOT
 from test_train import tree
 from tiny_runs import make_images, run, run_on_data
@@ -130,7 +133,8 @@ def a_plan(**changed) -> Plan:
     cost = Cost(10**12, {"parameters": 20, "Adam's moments": 30, "image pools": 0}, 50)
     survey = Survey({"A": 3}, 0, 170)
     values = {"title": "", "survey": survey, "steps": 10, "batch_size": 5, "cost": cost}
-    return Plan(**(values | {"process": 1000, "overhead": 2.0, "free": 420} | changed))
+    values |= {"process": 1000, "overhead": 2.0, "free": 420, "images": 170}
+    return Plan(**(values | changed))
 
 
 def test_fit_and_largest_batch():
@@ -141,6 +145,35 @@ def test_fit_and_largest_batch():
     assert a_plan().checkpoint == 130 and a_plan(process=0).checkpoint == 0
     assert a_plan().bytes == 1450 and a_plan(free=450).fits and not a_plan(free=449).fits
     assert [a_plan(free=free).largest_batch for free in (470, 449, 369, 10)] == [6, 4, 0, 0]
+
+
+def test_images_in_main_memory_take_none_of_a_gpus(monkeypatch):
+    """Where they are asked for there, or too many for half of what is free."""
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    on_gpu = [lies_on(gpu, where, n) for where in ("auto", "host", "device") for n in (500, 501)]
+    assert on_gpu == [True, False, False, False, True, True]
+    assert [lies_on(CPU, where, 10**12) for where in ("auto", "host")] == [True, False]
+    with_them, without = a_plan(process=0), a_plan(process=0, images=0)
+    assert with_them.bytes - without.bytes == 170
+    lines = list(replace(without, survey=Survey({"A": 3}, 0, 2**20)).lines())
+    assert "        decoded images stay in main memory: 1.0 MiB" in lines
+    assert not any("main memory" in line for line in with_them.lines())
+
+
+@pytest.mark.parametrize("where", ["host", "auto"])
+def test_a_plan_for_a_gpu_without_room_for_the_images(here, monkeypatch, where):
+    """As if there was one: what is computed with it runs on the CPU."""
+    monkeypatch.setattr(dry_run, "lies_on", lambda device, data_on, needed: data_on == "device")
+    monkeypatch.setattr(dry_run, "free_bytes", lambda device: 2**30)
+    monkeypatch.setattr(dry_run, "check_device", lambda config, device: None)
+    monkeypatch.setattr(dry_run, "make_system", lambda few, device, *r: make_system(few, CPU, *r))
+    monkeypatch.setattr(dry_run, "resolve_precision", lambda text, d: resolve_precision(text, CPU))
+    config = TrainConfig(netG="resnet_1blocks", ngf=4, ndf=4, load_size=36, crop_size=32)
+    config = replace(config, dataroot="data", data_on=where)
+    plan = dry_run.make_plan(config, torch.device("cuda"))
+    assert plan.images == 0 < plan.survey.decoded_bytes
+    assert dry_run.make_plan(replace(config, data_on="device"), torch.device("cuda")).images > 0
 
 
 def test_what_is_loaded_to_compile_counts():

@@ -245,7 +245,10 @@ def test_without_matplotlib(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(builtins, "__import__", without)
     words = ["--results", str(tmp_path / "results"), "--readme", str(tmp_path / "README.md")]
     assert command.run(report.main, words) == 2
-    assert "matplotlib is not installed: pip install" in capsys.readouterr().err
+    assert (
+        """matplotlib is not installed: pip install -e ".[plot]", or --no_plots"""
+        in capsys.readouterr().err
+    )
     assert command.run(report.main, [*words, "--no_plots"]) == 0
 
 
