@@ -43,7 +43,10 @@ def _require_numbers(*values: object) -> None:
 
 @dataclass(frozen=True)
 class OpTiming:
-    """One op, case, provider and mode; ``flops`` is counted, ``bytes`` what must be moved."""
+    """One op, case, provider and mode; ``flops`` is counted, ``bytes`` what must be moved.
+
+    ``cold``: seconds with nothing of the inputs in the L2 cache of a GPU, where that is recorded.
+    """
 
     op: str
     case: str
@@ -53,9 +56,10 @@ class OpTiming:
     bytes: float
     flops: float
     of_copy: float | None = None
+    cold: float | None = None
 
     def __post_init__(self) -> None:
-        _require_numbers(self.bytes, self.flops, self.of_copy)
+        _require_numbers(self.bytes, self.flops, self.of_copy, self.cold)
 
 
 @dataclass
@@ -172,7 +176,9 @@ def _from_op(path: Path, found: dict) -> Recorded:
 def _op(name: str, row: dict[str, Any]) -> OpTiming:
     key = row["case"], row["provider"], row["mode"]
     flops = norm_flops(row["case"], row["mode"]) if name.endswith("_norm") else 0.0
-    return OpTiming(name, *key, _spread(row["us"]), row["counted_bytes"], flops, row["of_copy"])
+    cold = row["cold_us"]["median"] / 1e6 if "cold_us" in row else None
+    figures = row["counted_bytes"], flops, row["of_copy"], cold
+    return OpTiming(name, *key, _spread(row["us"]), *figures)
 
 
 def norm_flops(case: str, mode: str) -> float:

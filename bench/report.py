@@ -162,18 +162,28 @@ def _step_cell(rows: dict[str, Timing], name: str, first: str) -> str:
 
 
 def op_table(ops: Sequence[OpTiming]) -> str:
-    """One row per case, forward and backward together: us of every provider, share of a copy."""
+    """One row per case, forward and backward together: us of every provider, share of a copy.
+
+    Where it is recorded, also what the first provider takes with nothing in the L2 cache.
+    """
     by_key = {(op.op, op.case, op.provider): op for op in ops if op.mode in ("fwd_bwd", "fwd")}
     whole = {(op.op, op.case, op.provider): op for op in ops if op.mode == "fwd_bwd"}
     by_key |= whole
     present = [p for p in PROVIDERS if any(key[2] == p for key in by_key)]
-    lines = [f"| us | {' | '.join(present)} | of a copy |", "|---" * (2 + len(present)) + "|"]
+    heads = [*present, "of a copy"]
+    heads += (
+        [f"{present[0]}, cold L2"] if any(op.cold is not None for op in by_key.values()) else []
+    )
+    lines = [f"| us | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for op, case in dict.fromkeys(key[:2] for key in by_key):
         found = [by_key.get((op, case, provider)) for provider in present]
         cells = [f"{f.time.median * 1e6:.3g}" if f else "" for f in found]
         share = next((f.of_copy for f in found if f and f.of_copy is not None), None)
-        last = f"{share:.0%}" if share is not None else ""
-        lines.append(f"| {op} {case} | {' | '.join(cells)} | {last} |")
+        cells.append(f"{share:.0%}" if share is not None else "")
+        if len(heads) > len(cells):
+            cold = found[0].cold if found[0] else None
+            cells.append(f"{cold * 1e6:.3g}" if cold is not None else "")
+        lines.append(f"| {op} {case} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench import recorded, report
+from bench import plots, recorded, report
 from bench.probes.convs import LAYERS
 from bench.recorded import Timing, load
 from fastcyclegan import command
@@ -173,6 +173,28 @@ def test_pictures_and_tables(tmp_path, capsys):
     assert readme.read_text() == text
 
 
+def test_the_order_of_a_waterfall(tmp_path, monkeypatch):
+    """By time on a CPU; the ladder's own on a GPU, where "+ kernels" is beyond the row above it."""
+    drawn = []
+    monkeypatch.setattr(plots, "_steps", lambda axes, group, seconds: drawn.append([*seconds]))
+    content = ladder_file(0.4, 0.1, 0.3, 0.2)
+    for machine in (MACHINE, MACHINE | {"gpu": "Some GPU"}):
+        path = write(tmp_path / "ladder.json", content | {"machine": machine})
+        plots.waterfall(load(path), tmp_path / "ladder.png")
+    assert drawn == [["way 0", "way 2", "way 3", "way 1"], [f"way {i}" for i in range(4)]]
+
+
+def test_times_with_a_cold_cache_have_a_column(tmp_path):
+    content = op_file()
+    rows = content["rows"]
+    rows[0]["cold_us"] = {"median": 14.0, "p10": 13.0, "p90": 15.0, "n": 5}
+    rows.append(op_file(case="1x4x8x8-bfloat16-relu")["rows"][0])
+    ((_, table),) = report.tables([load(write(tmp_path / "ops.json", content))])
+    assert table.splitlines()[0] == "| us | triton | of a copy | triton, cold L2 |"
+    assert "| instance_norm 2x4x8x8-bfloat16-relu | 10 | 50% | 14 |" in table
+    assert "| instance_norm 1x4x8x8-bfloat16-relu | 10 | 50% |  |" in table
+
+
 def test_an_op_that_several_files_have_is_that_of_the_first(tmp_path):
     files = {"a": op_file(us=10.0), "b": op_file(us=30.0), "c": op_file(us=20.0, provider="ref")}
     recordings = [load(write(tmp_path / f"{name}.json", file)) for name, file in files.items()]
@@ -266,65 +288,3 @@ def test_probes_without_some_or_with_rows_that_have_no_figures(tmp_path):
     assert found.ops == before.ops and len(found.ops) > 100
     all_of_it["convs_first"] = {"skipped": "out of time"}
     assert 0 < len(load(write(tmp_path / "b.json", all_of_it)).ops) < len(before.ops)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "changed"),
-    [
-        (Timing(1.0, 0.999, 1.001), Timing(1.02, 1.019, 1.021), False),
-        (Timing(1.0, 0.999, 1.001), Timing(0.94, 0.939, 0.941), True),
-        (Timing(1.0, 0.9, 1.1), Timing(0.7, 0.6, 0.8), True),
-        (Timing(1.0, 0.9, 1.1), Timing(1.3, 1.2, 1.4), True),
-        (Timing(1.0, 0.9, 1.1), Timing(0.85, 0.7, 1.0), False),
-        (Timing(1.0), Timing(1.04, 1.03, 1.05), False),
-        (Timing(1.0), Timing(0.94), True),
-    ],
-)
-def test_noise(a, b, changed):
-    assert report.beyond_noise(a, b, 0.05) is changed
-
-
-def test_small_changes_between_two_runs_of_the_same_code(capsys):
-    """On one H200: within-run ranges of a convolution are a tenth of what two runs differ by."""
-    files = [RESULTS / f"nvidia-h200/{name}.json" for name in ("probes_earlier_run", "probes")]
-    assert command.run(report.main, ["--compare", *map(str, files)]) == 0
-    *changed, last = capsys.readouterr().out.splitlines()[2:-1]
-    assert "within the noise (3%, or ranges that meet)" in last
-    assert len(changed) < len(load(files[0]).ops) / 2 and not any(
-        line < "1.03x" for line in changed
-    )
-
-
-def test_machines_that_differ(tmp_path, capsys):
-    """Of other versions: told. Of a GPU and a CPU: refused, although the rows have the names."""
-    a, b = op_file(), op_file(us=20.0)
-    b["machine"] = MACHINE | {"torch": "2.14.0", "cpu": "Another CPU"}
-    c = b | {"machine": MACHINE | {"gpu": "Some GPU"}}
-    names = [str(write(tmp_path / f"{i}.json", x)) for i, x in enumerate((a, b, c))]
-    assert command.run(report.main, ["--compare", *names[:2]]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "warning: not the same cpu: Some CPU in A, Another CPU in B"
-    assert lines[3] == "warning: not the same torch: 2.13.0 in A, 2.14.0 in B"
-    for pair in (names[1:], names[:0:-1]):
-        assert command.run(report.main, ["--compare", *pair]) == 2
-        error = f"error: {names[2]} is of a GPU, {names[1]} of a CPU: nothing in them compares\n"
-        assert capsys.readouterr().err == error
-
-
-def test_compare(tmp_path, capsys):
-    a = write(tmp_path / "a.json", ladder_file(1.0, 0.5, 0.1, 0.2))
-    b = write(tmp_path / "b.json", ladder_file(1.01, 0.6, 0.05))
-    assert command.run(report.main, ["--compare", str(a), str(b)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[2].startswith("2.00x faster  step, 64 px, cpu: way 2: 0.100 s -> ")
-    assert lines[3].startswith("1.20x slower  step, 64 px, cpu: way 1: 0.500 s -> 0.600 s")
-    assert lines[4] == "2 of 3 changed, 1 within the noise (5%, or ranges that meet)"
-    assert lines[5] == "only in A: 1, such as step, 64 px, cpu: way 3"
-    other = write(tmp_path / "c.json", op_file())
-    assert command.run(report.main, ["--compare", str(a), str(other)]) == 2
-    assert "have no row in common" in capsys.readouterr().err
-    assert command.run(report.main, ["--compare", str(a), str(tmp_path / "no.json")]) == 2
-    assert command.run(report.main, ["--wrong"]) == 2
-    capsys.readouterr()
-    assert command.run(report.main, ["--readme", str(tmp_path / "no.md")]) == 2
-    assert capsys.readouterr().err == f"error: --readme {tmp_path}/no.md: no such file\n"
