@@ -8,7 +8,7 @@ The copy is what stalls a step; the writing happens in a thread beside the steps
 import pytest
 import torch
 
-from bench.op_bench import DEVICE
+from bench.ceilings import DEVICE
 from fastcyclegan.models import NLayerDiscriminator, ResnetGenerator
 from fastcyclegan.runs.checkpoint import take_snapshot, write_checkpoint
 from fastcyclegan.runs.folder import open_run

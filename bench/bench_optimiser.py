@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from math import ceil
 
 import pytest
 import torch
 
-from bench.op_bench import DEVICE, ROUND_US, copy_gb_per_s
+from bench.ceilings import DEVICE, copy_gb_per_s
 from bench.probes.timing import elapsed_ms, peak_bytes, spread
+from bench.rounds import round_of, round_us
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.steps.assembly import make_networks
 from fastcyclegan.steps.optimiser import Weights, adam
@@ -81,13 +81,19 @@ def expected() -> list[torch.Tensor]:
     return [w.detach().clone() for w in weights]
 
 
+def agreed(way: str, weights: list[torch.Tensor]) -> float:
+    """How far weights are off after a step of ``way``. Raises AssertionError if too far."""
+    pairs = zip(weights, expected(), strict=True)
+    error = max(float((w.detach() - e).abs().max()) for w, e in pairs)
+    assert error <= LARGEST_ERROR, f"{way} is off by {error:g}: nothing is recorded"
+    return error
+
+
 @pytest.mark.parametrize("way", [*WAYS, "update"])
 def bench_optimiser(benchmark, way: str) -> None:
     step, weights = our_way() if way == "update" else torch_way(way)
     step()
-    pairs = zip(weights, expected(), strict=True)
-    error = max(float((w.detach() - e).abs().max()) for w, e in pairs)
-    assert error <= LARGEST_ERROR, f"{way} is off by {error:g}: nothing is recorded"
+    error = agreed(way, weights)
     count = sum(w.numel() for w in weights)
     seconds = spread([ms / 1e3 for ms in elapsed_ms(step, DEVICE, 22)[2:]], 6)
     gb_per_s = count * BYTES / seconds["median"] / 1e9
@@ -100,5 +106,5 @@ def bench_optimiser(benchmark, way: str) -> None:
         "peak_MiB": peak_bytes(step, DEVICE) / 2**20,
         "threads": torch.get_num_threads(),
     }
-    calls = ceil(ROUND_US / 1e6 / seconds["median"])
-    benchmark.pedantic(lambda: elapsed_ms(step, DEVICE, calls), rounds=5, warmup_rounds=1)
+    calls = round_of(step)
+    benchmark.pedantic(round_us, (step, calls), rounds=5, warmup_rounds=1)

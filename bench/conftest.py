@@ -9,7 +9,7 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
     """Add the machine, and what it reached in this run in a copy and in a matrix product."""
     import torch
 
-    from bench.op_bench import DEVICE, copy_gb_per_s, matmul_tflop_per_s
+    from bench.ceilings import DEVICE, copy_gb_per_s, matmul_tflop_per_s
     from bench.probes.__main__ import machine
     from bench.recorded import BENCH_SCHEMA
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.op_bench import matmul_tflop_per_s
+from bench.ceilings import matmul_tflop_per_s
 from bench.probes.timing import elapsed_ms, peak_bytes, spread
-from bench.step_rows import DEVICE, Begun, Row, Size, begin, flops, missing_peer, set_switches
+from bench.step_rows import DEVICE, Begun, Row, Size, begin, flops, missing, set_switches
 from fastcyclegan.memory import keep_freed_memory
 
 ROUND_MS = 5.0
@@ -52,7 +52,8 @@ class Ladder:
 
     Args:
         kind: what a step is of, for the name of the table.
-        rows: the first is what others are compared with; one whose peer is absent is skipped.
+        rows: the first is what others are compared with; one whose peer or compiler is absent is
+            skipped.
         rounds: of all rows.
     """
 
@@ -67,7 +68,7 @@ class Ladder:
         if not self._timed:
             if DEVICE.type == "cpu":
                 keep_freed_memory()
-            here = [row for row in self.rows if missing_peer(row, self.size) is None]
+            here = [row for row in self.rows if missing(row, self.size) is None]
             found = {row: self._begun(row) for row in here}
             for _ in range(self.rounds):
                 for row, timed in found.items():
@@ -86,7 +87,7 @@ class Ladder:
 
     def report(self, benchmark: Any, row: Row) -> None:
         """Record ``row``; one that is off is refused. Raises AssertionError."""
-        lack = missing_peer(row, self.size)
+        lack = missing(row, self.size)
         if lack:
             pytest.skip(lack)
         table = self.timed()
@@ -103,6 +104,7 @@ class Ladder:
             "TFLOP_per_s": reached,
             "of_matmul": reached / matmul_tflop_per_s(dtype),
             "max_error": timed.begun.error,
+            "gradient_error": timed.begun.gradient_error,
             "peak_MiB": timed.peak and timed.peak / 2**20,
             "threads": torch.get_num_threads(),
         }

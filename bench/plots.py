@@ -26,7 +26,7 @@ def pyplot() -> Any:
         import matplotlib.pyplot as plt
     except ImportError:
         raise UserError(
-            'matplotlib is not installed: pip install "fastcyclegan[plot]", or --no_plots'
+            'matplotlib is not installed: pip install -e ".[plot]", or --no_plots'
         ) from None
     return plt
 
@@ -34,7 +34,8 @@ def pyplot() -> Any:
 def waterfall(recorded: Recorded, path: Path) -> None:
     """One panel per ladder: each bar leads from the time of the row above it to its own.
 
-    Behind the first row, what the others are compared with, these come in the order of their times.
+    Behind the first row, what the others are compared with, these come in the order of their times;
+    of a GPU in their own order, as there a row adds something to the one above it.
     """
     plt = pyplot()
     count = len(recorded.ladders)
@@ -44,8 +45,10 @@ def waterfall(recorded: Recorded, path: Path) -> None:
     for axes, (group, rows) in zip(
         [panels] if count == 1 else panels, recorded.ladders.items(), strict=True
     ):
-        (first, start), *others = ((name, time.median) for name, time in rows.items())
-        _steps(axes, group, {first: start} | dict(sorted(others, key=lambda row: -row[1])))
+        first, *others = ((name, time.median) for name, time in rows.items())
+        if not recorded.machine.get("gpu"):
+            others.sort(key=lambda row: -row[1])
+        _steps(axes, group, dict([first, *others]))
     figure.suptitle(f"One training step on {recorded.title}", fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,25 @@ class Timing:
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        _require_numbers(self.median, self.low, self.high)
+        if self.median <= 0:
+            raise ValueError(f"a time of {self.median} s")
+
+
+def _require_numbers(*values: object) -> None:
+    """Raise ValueError if one is neither None nor a finite number."""
+    for value in values:
+        if value is not None and not (isinstance(value, int | float) and isfinite(value)):
+            raise ValueError(f"{value!r} is no number")
+
 
 @dataclass(frozen=True)
 class OpTiming:
-    """One op, case, provider and mode; ``flops`` is counted, ``bytes`` what must be moved."""
+    """One op, case, provider and mode; ``flops`` is counted, ``bytes`` what must be moved.
+
+    ``cold``: seconds with nothing of the inputs in the L2 cache of a GPU, where that is recorded.
+    """
 
     op: str
     case: str
@@ -41,6 +56,10 @@ class OpTiming:
     bytes: float
     flops: float
     of_copy: float | None = None
+    cold: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_numbers(self.bytes, self.flops, self.of_copy, self.cold)
 
 
 @dataclass
@@ -66,6 +85,11 @@ class Recorded:
     matmul_TFLOP_per_s: float | None = None
     steps: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     trainings: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _require_numbers(self.copy_GB_per_s, self.matmul_TFLOP_per_s)
+        if not isinstance(self.machine, dict):
+            raise ValueError(f"the machine {self.machine!r} is no JSON object")
 
     @property
     def title(self) -> str:
@@ -103,8 +127,10 @@ def load(path: Path, rehearsal: bool = False) -> Recorded:
         raise UserError(f"{path}: not the results of a bench, or of another schema")
     try:
         return reader(path, found)
-    except (KeyError, TypeError, AttributeError, ValueError) as problem:
+    except KeyError as problem:
         raise UserError(f"{path}: results of another schema ({problem!r} is missing)") from None
+    except (TypeError, AttributeError, ValueError, ArithmeticError) as problem:
+        raise UserError(f"{path}: results of another schema ({problem!r})") from None
 
 
 def _reader(found: Any) -> Callable[[Path, dict], Recorded] | None:
@@ -116,10 +142,10 @@ def _reader(found: Any) -> Callable[[Path, dict], Recorded] | None:
         return _from_pytest
     if "op" in found and "rows" in found:
         return _from_op
-    if "convs_first" in found:
-        return _from_probes
     if "machine" in found and "rows" in found:
         return _from_ladder
+    if isinstance(found.get("machine"), dict) and "probes_sha256" in found["machine"]:
+        return _from_probes
     return None
 
 
@@ -150,7 +176,9 @@ def _from_op(path: Path, found: dict) -> Recorded:
 def _op(name: str, row: dict[str, Any]) -> OpTiming:
     key = row["case"], row["provider"], row["mode"]
     flops = norm_flops(row["case"], row["mode"]) if name.endswith("_norm") else 0.0
-    return OpTiming(name, *key, _spread(row["us"]), row["counted_bytes"], flops, row["of_copy"])
+    cold = row["cold_us"]["median"] / 1e6 if "cold_us" in row else None
+    figures = row["counted_bytes"], flops, row["of_copy"], cold
+    return OpTiming(name, *key, _spread(row["us"]), *figures)
 
 
 def norm_flops(case: str, mode: str) -> float:
@@ -160,17 +188,18 @@ def norm_flops(case: str, mode: str) -> float:
 
 
 def _from_probes(path: Path, found: dict) -> Recorded:
-    ceilings = found["ceilings"]
+    """Any of the probes: those that have not run, were skipped or have failed have no figures."""
+    ceilings = found.get("ceilings", {})
     recorded = Recorded(
         path,
         found["machine"],
-        copy_GB_per_s=ceilings["copy_GB_per_s"]["median"],
-        matmul_TFLOP_per_s=ceilings["matmul_TFLOP_per_s"]["median"],
+        copy_GB_per_s=ceilings.get("copy_GB_per_s", {}).get("median"),
+        matmul_TFLOP_per_s=ceilings.get("matmul_TFLOP_per_s", {}).get("median"),
     )
     layers = {layer.name: layer for layer in LAYERS}
-    rest = found.get("convs_rest", {"rows": []})  # left out where time ran out
-    for row in (*found["convs_first"]["rows"], *rest["rows"]):
-        if row["layer"] in layers and row["layout"] == "channels_last":
+    sections = [found.get(name, {}) for name in ("convs_first", "convs_rest")]
+    for row in (row for section in sections for row in section.get("rows", ())):
+        if row["layer"] in layers and row.get("layout") == "channels_last":
             count = conv_bytes(layers[row["layer"]], row["N"])
             recorded.ops += [
                 OpTiming(

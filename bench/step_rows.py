@@ -23,21 +23,22 @@ from typing import Any
 import torch
 
 from bench import examples, jz
+from bench.ceilings import lack_of_compiler
+from bench.our_step import LARGEST_ERROR, LARGEST_GRADIENT_ERROR, OurStep, Seen, Step
 from bench.probes.peer import PeerStep
 from bench.probes.timing import free_memory
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.device import resolve_device, resolve_precision
 from fastcyclegan.feed import Feed
-from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
+from fastcyclegan.steps.capture import WARM_UP, CapturedStep, CudaGraphs
 from fastcyclegan.steps.compilation import compile_model
 from fastcyclegan.steps.cost import step_cost
 from fastcyclegan.systems import SYSTEMS, System, make_system
 
 DEVICE = resolve_device("auto")
 IMAGES = 16
-# Of a first step's losses against those of the reference in fp32, relative to the largest of them.
-LARGEST_ERROR = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 3e-2}
-Step = Callable[[], torch.Tensor]
+# A captured step is judged by its second replay, what else is replayed by one that is as late.
+REPLAYED = WARM_UP + 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,17 @@ class Row:
     def compiles(self) -> bool:
         """Whether its first step waits for a compiler."""
         return bool(self.mode or self.options.get("compile"))
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether it runs kernels on a GPU."""
+        ours = self.peer is None and self.options.get("impl") != "reference"
+        return ours and self.kernels and DEVICE.type == "cuda"
+
+    @property
+    def calls(self) -> int:
+        """How many of its first steps are taken to judge it."""
+        return REPLAYED if self.mode or self.options.get("cuda_graph") == "on" else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,15 +130,25 @@ def missing_peer(row: Row, size: Size) -> str | None:
     return None if found else f"{name} names no checkout of the peer"
 
 
-def expected_losses(row: Row, size: Size, batch: int = 1) -> torch.Tensor:
-    """Of the first step, by the reference in fp32."""
+def missing(row: Row, size: Size) -> str | None:
+    """Why ``row`` cannot be measured here: no peer, or no compiler. None where it can."""
+    needs_compiler = row.compiles or row.has_kernels
+    return missing_peer(row, size) or (lack_of_compiler(DEVICE) if needs_compiler else None)
+
+
+def expected(row: Row, size: Size, batch: int = 1) -> Seen:
+    """What ``row`` should show, by the reference in fp32."""
     weights = {name: x for name, x in row.options.items() if name.startswith("lambda_")}
-    return _expected(size, batch, tuple(weights.items()))
+    return _expected(size, batch, tuple(weights.items()), row.drawn, row.calls)
 
 
 @cache
-def _expected(size: Size, batch: int, weights: tuple[tuple[str, Any], ...]) -> torch.Tensor:
-    return build(Row("", {"impl": "reference", **dict(weights)}), size, batch)().float().cpu()
+def _expected(
+    size: Size, batch: int, weights: tuple[tuple[str, Any], ...], drawn: bool, calls: int
+) -> Seen:
+    return build(Row("", {"impl": "reference", **dict(weights)}, drawn=drawn), size, batch).seen(
+        calls
+    )
 
 
 @cache
@@ -142,10 +164,11 @@ class Begun:
     """A step, and what its first call has shown.
 
     Attributes:
-        losses: of that call, on the CPU.
-        seconds: that it took, with all compilation.
+        losses: of the last call by which it is judged, on the CPU.
+        seconds: that the first one took, with all compilation.
         error: of the losses against the reference in fp32, relative to the largest of them; None of
             a peer, whose weights are its own.
+        gradient_error: of the gradients of weights, the largest, in units of their norms.
         held: bytes that were allocated on the GPU before.
     """
 
@@ -153,6 +176,7 @@ class Begun:
     losses: torch.Tensor
     seconds: float
     error: float | None
+    gradient_error: float | None
     held: int
 
     @property
@@ -162,13 +186,17 @@ class Begun:
 
     def check(self, row: Row) -> None:
         """Raise AssertionError if it is off so far that figures of it would mean nothing."""
-        wrong = self.error is not None and not self.error <= LARGEST_ERROR[row.precision]
-        assert not wrong, f"the losses are off by {self.error:g}: nothing is recorded"
+        if self.error is None:
+            return
+        right = self.error <= LARGEST_ERROR[row.precision]
+        assert right, f"the losses are off by {self.error:g}: nothing is recorded"
+        right = self.gradient_error <= LARGEST_GRADIENT_ERROR[row.precision]
+        assert right, f"the gradients are off by {self.gradient_error:g}: nothing is recorded"
 
 
 def begin(row: Row, size: Size, batch: int = 1) -> Begun:
-    """The step of ``row``, called once."""
-    truth = expected_losses(row, size, batch) if row.peer is None else None
+    """The step of ``row``, called as often as it takes to judge it."""
+    truth = expected(row, size, batch) if row.peer is None else None
     gc.collect()
     free_memory(DEVICE)
     held = 0
@@ -176,12 +204,16 @@ def begin(row: Row, size: Size, batch: int = 1) -> Begun:
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
     step = build(row, size, batch)
-    start = time.perf_counter()
-    losses = step().detach().float().cpu()
-    seconds, error = time.perf_counter() - start, None
-    if truth is not None:
-        error = float((losses - truth).abs().max() / truth.abs().max())
-    return Begun(step, losses, seconds, error, held)
+    if truth is None:
+        start = time.perf_counter()
+        losses = step().detach().float().cpu()
+        return Begun(step, losses, time.perf_counter() - start, None, None, held)
+    seen = step.seen(row.calls)
+    error = float((seen.losses - truth.losses).abs().max() / truth.losses.abs().max())
+    pairs = zip(seen.gradients, truth.gradients, strict=True)
+    # a NaN is the largest of a tensor, which it need not be of a list
+    of_gradients = torch.stack([(found - true).norm() / true.norm() for found, true in pairs])
+    return Begun(step, seen.losses, seen.seconds, error, float(of_gradients.max()), held)
 
 
 def _system(row: Row, size: Size, batch: int) -> System:
@@ -193,7 +225,7 @@ def _system(row: Row, size: Size, batch: int) -> System:
         return make_system(few, DEVICE, precision, lambda line: None)
 
 
-def _ours(row: Row, size: Size, batch: int) -> Step:
+def _ours(row: Row, size: Size, batch: int) -> OurStep:
     system = _system(row, size, batch)
     model, function, config = system.model, system.step, system.config
     for net in () if row.kernels else model.networks.values():
@@ -204,7 +236,7 @@ def _ours(row: Row, size: Size, batch: int) -> Step:
         compile_model(model, config.compile_scope)
     graphs = CudaGraphs(DEVICE) if config.cuda_graph == "on" else None
     if row.drawn:
-        return _fed(system, graphs)
+        return OurStep(_fed(system, graphs), model, config.lr)
     if graphs:
         function = CapturedStep(function, _refuse_warnings, graphs)
     fixed, number = system.sampler.batch(0), torch.arange(batch, device=DEVICE)
@@ -217,7 +249,7 @@ def _ours(row: Row, size: Size, batch: int) -> Step:
         number.add_(batch)
         return losses
 
-    return step
+    return OurStep(step, model, config.lr)
 
 
 def _fed(system: System, graphs: CudaGraphs | None) -> Step:

@@ -51,35 +51,39 @@ class Item(NamedTuple):
 
 def examine(device: str, place: Path) -> Iterator[Item]:
     """Every item, for a training on ``device`` (as ``--device``) that writes to ``place``."""
-    yield _python()
-    yield from _packages()
-    torch_item = _torch()
-    yield torch_item
-    if torch_item.verdict == FAIL:
+    for name, check in (("python", _python), ("packages", _packages), ("torch", _torch)):
+        item = _guarded(name, check)
+        yield item
+    if item.verdict == FAIL:
         return
     from fastcyclegan.device import resolve_device
 
-    yield _triton()
     try:
         chosen = resolve_device(device)
     except UserError as problem:
-        yield Item("device", FAIL, str(problem), _device_mend())
+        yield _guarded("triton", _triton, device.startswith("cuda"))
+        yield Item("device", FAIL, str(problem), _device_mend(device))
+        yield _guarded("disk", _disk, place)
         return
-    yield from _gpu(chosen)
-    yield _bf16(chosen)
-    yield _compiler(chosen)
-    yield _disk(place)
-    for name, check in (("ops", _ops), ("kernels", _kernels), ("step", _step)):
-        yield _guarded(name, check, chosen)
-    yield _torch_instance_norm(chosen)
+    yield _guarded("triton", _triton, chosen.type == "cuda")
+    yield _guarded("gpu", _gpu, chosen)
+    yield _guarded("bf16", _bf16, chosen)
+    yield _guarded("compiler", _compiler, chosen)
+    yield _guarded("disk", _disk, place)
+    yield _guarded("ops", _ops, chosen)
+    yield _guarded("kernels", _kernels, chosen, crash=NOTE)
+    yield _guarded("step", _step, chosen)
+    yield _guarded("torch's instance norm", _torch_instance_norm, chosen, crash=NOTE)
 
 
-def _guarded(name: str, check: Callable[[Any], Item], device: Any) -> Item:
+def _guarded(name: str, check: Callable[..., Item], *given: Any, crash: str = FAIL) -> Item:
+    """What ``check`` finds; if it crashes an item of the verdict ``crash``."""
     try:
-        return check(device)
+        return check(*given)
     except Exception as problem:
         first = (str(problem).splitlines() or [""])[0]
-        return Item(name, FAIL, f"{type(problem).__name__}: {first}", "please report this")
+        mend = "see packages above" if isinstance(problem, ImportError) else "please report this"
+        return Item(name, crash, f"{type(problem).__name__}: {first}", mend)
 
 
 def _python() -> Item:
@@ -96,15 +100,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _packages() -> Iterator[Item]:
+def _packages() -> Item:
     lacks = {name: lack for name, oldest in PACKAGES.items() if (lack := _lack(name, oldest))}
     if not lacks:
-        told = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-        yield Item("packages", OK, told)
-        return
+        return Item("packages", OK, ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
     wanted = " ".join(f'"{name}>={_dotted(PACKAGES[name])}"' for name in lacks)
     found = "; ".join(f"{name} {lack}" for name, lack in lacks.items())
-    yield Item("packages", FAIL, found, f"pip install --upgrade {wanted}")
+    return Item("packages", FAIL, found, f"pip install --upgrade {wanted}")
 
 
 def _lack(name: str, oldest: tuple[int, ...]) -> str:
@@ -115,8 +117,13 @@ def _lack(name: str, oldest: tuple[int, ...]) -> str:
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[: len(oldest)])
     if numbers < oldest:
         return f"{version} is too old"
+    return _broken(MODULES.get(name, name), version)
+
+
+def _broken(module: str, version: str) -> str:
+    """That ``module`` cannot be imported, and why; "" if it can."""
     try:
-        importlib.import_module(MODULES.get(name, name))
+        importlib.import_module(module)
     except Exception as problem:
         first = (str(problem).splitlines() or [""])[0]
         return f"{version} cannot be imported ({first})"
@@ -139,26 +146,33 @@ def _torch() -> Item:
     return Item("torch", FAIL if numbers < TORCH else OK, found, mend if numbers < TORCH else "")
 
 
-def _triton() -> Item:
-    """Against the version that torch was built with, where torch's metadata names one."""
+def _triton(on_gpu: bool) -> Item:
+    """Against the version that torch was built with, where torch's metadata names one.
+
+    A CPU runs the references, so that there nothing about it hinders a training.
+    """
     import torch
 
     version = _version("triton")
     lines = metadata.requires("torch") or [] if _version("torch") else []
     named = [line.partition(";")[0].replace(" ", "") for line in lines]
     wanted = next((n.partition("==")[2] for n in named if n.startswith("triton==")), None)
+    pinned = f"triton=={wanted}" if wanted else "triton"
+    lack, mend = "", f"pip install {pinned}"
     if version is None:
-        needed = torch.version.cuda is not None
-        found = "not installed" if needed else "not installed: a CPU runs the references"
-        command = f"pip install triton{'==' + wanted if wanted else ''}"
-        return Item("triton", FAIL if needed else NOTE, found, command)
-    if wanted and version != wanted:
-        found = f"{version}, but torch {torch.__version__} wants {wanted}"
-        return Item("triton", FAIL, found, f"pip install triton=={wanted}")
+        lack = "not installed"
+    elif wanted and version != wanted:
+        lack = f"{version}, but torch {torch.__version__} wants {wanted}"
+    elif lack := _broken("triton", version):
+        mend = f"pip install --force-reinstall {pinned}"
+    if lack and on_gpu:
+        return Item("triton", FAIL, lack, mend)
+    if lack:
+        return Item("triton", NOTE, f"{lack}: a CPU runs the references without it", mend)
     return Item("triton", OK, version + (", the one that torch wants" if wanted else ""))
 
 
-def _gpu(device: Any) -> Iterator[Item]:
+def _gpu(device: Any) -> Item:
     import torch
 
     driver = _driver()
@@ -167,19 +181,22 @@ def _gpu(device: Any) -> Iterator[Item]:
         capability = f"{properties.major}.{properties.minor}"
         free, total = torch.cuda.mem_get_info(device)
         found = f"{properties.name}, compute capability {capability}, driver {driver or 'unknown'}"
-        yield Item("gpu", OK, f"{found}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
-    elif driver and not torch.cuda.is_available():
+        return Item("gpu", OK, f"{found}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+    if driver and not torch.cuda.is_available():
         cause = "torch is built for CPUs" if torch.version.cuda is None else "torch cannot use it"
         mend = "install a build of torch for CUDA whose version the driver supports"
-        yield Item("gpu", NOTE, f"driver {driver}, but {cause}: training on the CPU", mend)
-    else:
-        yield Item("gpu", OK, f"none is used: training on the CPU, {os.cpu_count()} cores")
+        return Item("gpu", NOTE, f"driver {driver}, but {cause}: training on the CPU", mend)
+    return Item("gpu", OK, f"none is used: training on the CPU, {os.cpu_count()} cores")
 
 
-def _device_mend() -> str:
-    """What to do where torch does not see a GPU that was asked for."""
+def _device_mend(device: str) -> str:
+    """What to do about a ``device`` that is none, or a GPU that torch does not see."""
     import torch
 
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        return "give --device auto, cpu, cuda or cuda:N"
+    if torch.cuda.is_available():
+        return f"give --device cuda:N with N below {torch.cuda.device_count()}"
     driver = _driver()
     if driver is None:
         return "no NVIDIA driver answers (nvidia-smi): install one, or give another --device"
@@ -212,15 +229,14 @@ def _compiler(device: Any) -> Item:
     from fastcyclegan.steps.compilation import missing_compiler
 
     lack = missing_compiler(device)
-    if lack:
-        found, _, mend = lack.partition(" (")
-        return Item(
-            "compiler",
-            NOTE,
-            f"{found}: --compile will run eager",
-            mend.removesuffix(")") or "see triton above",
-        )
-    return Item("compiler", OK, "--compile can be used")
+    if not lack:
+        return Item("compiler", OK, "--compile can be used")
+    found, _, mend = lack.partition(" (")
+    mend = mend.removesuffix(")") or "see triton above"
+    if device.type == "cuda":
+        mend += "; or train with --impl reference, which is slower"
+        return Item("compiler", FAIL, f"{found}: the kernels cannot be compiled", mend)
+    return Item("compiler", NOTE, f"{found}: --compile will run eager", mend)
 
 
 def _disk(place: Path) -> Item:
@@ -259,7 +275,9 @@ def _kernels(device: Any) -> Item:
     if done.returncode:
         last = (done.stderr.splitlines() or ["no output"])[-1]
         return Item("kernels", NOTE, f"Triton's interpreter fails: {last}", "see triton above")
-    return _judged("kernels", json.loads(done.stdout), "under Triton's interpreter against fp64")
+    item = _judged("kernels", json.loads(done.stdout), "under Triton's interpreter against fp64")
+    # a CPU uses none of them
+    return item._replace(verdict=NOTE) if item.verdict == FAIL else item
 
 
 def _judged(name: str, errors: dict[str, float], how: str) -> Item:

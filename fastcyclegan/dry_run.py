@@ -13,9 +13,11 @@ from torch.nn import functional as F
 
 from fastcyclegan.command import DONE
 from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.sampler import lies_on
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.device import resolve_precision
 from fastcyclegan.memory import free_bytes, process_bytes
+from fastcyclegan.preparation import check_device, check_steps
 from fastcyclegan.steps.cost import Cost, step_cost
 from fastcyclegan.steps.schedule import Schedule
 from fastcyclegan.systems import SYSTEMS, System, make_system
@@ -43,6 +45,7 @@ class Plan:
         process: bytes of main memory that the interpreter and its libraries take; 0 on a GPU.
         overhead: what takes memory beside the tensors alive, as a factor.
         free: bytes that are free on the device.
+        images: bytes that decoded images take there.
         seconds: of one step.
         source: how these were found.
     """
@@ -55,6 +58,7 @@ class Plan:
     process: int
     overhead: float
     free: int
+    images: int
     seconds: float = 0.0
     source: str = ""
 
@@ -76,7 +80,7 @@ class Plan:
 
     @property
     def _fixed(self) -> int:
-        return sum(self.cost.held.values()) + self.survey.decoded_bytes + self.checkpoint
+        return sum(self.cost.held.values()) + self.images + self.checkpoint
 
     @property
     def fits(self) -> bool:
@@ -96,11 +100,13 @@ class Plan:
         yield f"compute: {_flops(self.cost.flops)} per step of batch {self.batch_size}"
         held = {name: size for name, size in self.cost.held.items() if size}
         parts = {"python and torch": self.process} if self.process else {}
-        parts |= held | {"decoded images": self.survey.decoded_bytes}
+        parts |= held | ({"decoded images": self.images} if self.images else {})
         parts |= {"a checkpoint being written": self.checkpoint} if self.checkpoint else {}
         parts |= {"activations": int(self.overhead * self.cost.live)}
         told = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
         yield f"memory: {_size(self.bytes)} at its peak: {told}"
+        if not self.images:
+            yield f"        decoded images stay in main memory: {_size(self.survey.decoded_bytes)}"
         verdict = f"fits into the {_size(self.free)} that are free"
         if not self.fits:
             verdict = f"does not fit: {_size(self.free)} are free"
@@ -127,25 +133,32 @@ def make_plan(config: TrainConfig, device: torch.device) -> Plan:
     Raises:
         UserError: something named by the options cannot be used.
     """
+    check_device(config, device)
     on_cpu = device.type == "cpu"
     process = process_bytes(config.compile) if on_cpu else 0
     free = free_bytes(device)
     precision = resolve_precision(config.precision, device)
     survey = SYSTEMS[config.model].survey(config)
+    images = survey.decoded_bytes
+    if not (on_cpu or lies_on(device, config.data_on, images)):
+        images = 0
     with TemporaryDirectory() as scratch:
         few = SYSTEMS[config.model].few(config, DECODED, Path(scratch))
         system = make_system(few, device, precision, lambda text: None)
+    schedule = Schedule.of(config, survey.images_per_epoch)
+    check_steps(config, system, schedule)
     shapes = [tuple(images.shape) for images in system.sampler.batch(0)]
     cost = step_cost(system.model, system.step, shapes, precision.dtype)
     plan = Plan(
         f"{system.title}, {precision.name} on {device}",
         survey,
-        Schedule.of(config, survey.images_per_epoch).total_steps,
+        schedule.total_steps,
         config.batch_size,
         cost,
         process,
         CPU_OVERHEAD if on_cpu else 1.0,
         free,
+        images,
     )
     seconds, source = _speed(system, plan)
     return replace(plan, seconds=seconds, source=source)

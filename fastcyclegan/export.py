@@ -226,9 +226,7 @@ def _require_onnx() -> None:
         try:
             import_module(name)
         except ImportError:
-            raise UserError(
-                f"--format onnx needs {name}: pip install 'fastcyclegan[export]'"
-            ) from None
+            raise UserError(f"--format onnx needs {name}: pip install -e '.[export]'") from None
 
 
 def _write_onnx(target: Path, trained: Trained) -> str:

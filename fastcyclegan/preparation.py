@@ -56,7 +56,7 @@ def sharing(config: TrainConfig, ranks: Ranks) -> Iterator[str]:
 def _prepare(
     config: TrainConfig, device: torch.device, say: Callable[[str], None], ranks: Ranks
 ) -> tuple[System, Schedule, Options]:
-    _check_device(config, device)
+    check_device(config, device)
     if config.batch_size % ranks.world:
         raise UserError(
             f"--batch_size {config.batch_size} cannot be divided among {ranks.world} processes: it "
@@ -75,10 +75,8 @@ def _prepare(
     system = make_system(config, device, precision, say, ranks)
     for net in system.model.networks.values():
         net.sync_bn = config.sync_bn and ranks.many
-    if config.cuda_graph == "on" and system.uncapturable:
-        raise UserError(f"--cuda_graph on: {system.uncapturable}; leave it out")
     schedule = Schedule.of(config, system.sampler.epoch_length)
-    check_profiling(config, device, schedule.total_steps)
+    check_steps(config, system, schedule)
     options = identity(config, system.images.digest, precision.name, ranks.world)
     return system, schedule, options
 
@@ -89,7 +87,14 @@ def _facts(config: TrainConfig, options: Options) -> dict[str, object]:
     return facts | {"--precision": options["precision"], "set of images": options["data"]}
 
 
-def _check_device(config: TrainConfig, device: torch.device) -> None:
+def check_steps(config: TrainConfig, system: System, schedule: Schedule) -> None:
+    """Raise UserError if the steps cannot be captured or profiled as the options ask."""
+    if config.cuda_graph == "on" and system.uncapturable:
+        raise UserError(f"--cuda_graph on: {system.uncapturable}; leave it out")
+    check_profiling(config, system.device, schedule.total_steps)
+
+
+def check_device(config: TrainConfig, device: torch.device) -> None:
     """Raise UserError if an option asks for what ``device`` cannot do."""
     if config.cuda_graph == "on" and device.type != "cuda":
         raise UserError(f"--cuda_graph on: {device} has no CUDA graphs; leave it out")

@@ -55,4 +55,4 @@ def find_tracker(name: str) -> MakeTracker:
         reason = f"needs {(problem.name or str(problem)).partition('.')[0]}"
     except Exception as problem:  # versions that do not go together raise anything
         reason = f"cannot be used ({type(problem).__name__}: {problem})"
-    raise UserError(f"--track {name} {reason}: pip install 'fastcyclegan[track]', or leave it out")
+    raise UserError(f"--track {name} {reason}: pip install -e '.[track]', or leave it out")

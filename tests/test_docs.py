@@ -15,6 +15,7 @@ from fastcyclegan.config import (
     SampleConfig,
     TrainConfig,
     TranslateConfig,
+    profile_window,
 )
 from fastcyclegan.errors import UserError
 from fastcyclegan.jz_options import MAPPED
@@ -147,6 +148,18 @@ def test_commands_of_the_pages_parse(command):
     config = parse(CONFIGS[module], module, "", words)
     if module == "train":
         check(config)
+
+
+def test_commands_that_profile_end_with_their_window_and_run_in_order():
+    """Each with the name of a run of its own, so that none continues another's."""
+    lines = [line for line in commands() if "--profile_steps" in line]
+    configs = [parse(TrainConfig, "train", "", shlex.split(line)[3:]) for line in lines]
+    named = [config for config in configs if config.name]
+    assert len(named) >= 3 and len({config.name for config in named}) == len(named)
+    for config in named:
+        assert config.steps == profile_window(config.profile_steps)[1]
+    text = page("profiling.md")
+    assert "--force-overwrite=true --output" in text and "--force-overwrite --export" in text
 
 
 def test_readme_links_both_pages():

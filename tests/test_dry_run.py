@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +12,13 @@ import torch
 
 from fastcyclegan import command, dry_run, memory, train
 from fastcyclegan.config import TrainConfig
+from fastcyclegan.data.sampler import lies_on
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.data.training_set import load_training_set
+from fastcyclegan.device import resolve_precision
 from fastcyclegan.dry_run import Plan
 from fastcyclegan.steps.cost import Cost
-from fastcyclegan.systems import SYSTEMS
+from fastcyclegan.systems import SYSTEMS, make_system
 from house_rules import ROOT
 from test_train import tree
 from tiny_runs import make_images, run, run_on_data
@@ -74,15 +77,64 @@ def test_a_dcgan(here, capsys, where):
 
 def test_bad_headers_are_counted(here, capsys):
     (here / "data/trainB/x.png").write_bytes(b"no image")
-    assert run_on_data("--dry_run") == 0
+    assert run_on_data("--dry_run", "--max_bad", "0.25") == 0
     assert "3 in domain B, 1 files cannot be used" in capsys.readouterr().out
+
+
+ON_A_CPU = ["--profile_steps 3:5", "--cuda_graph on", "--twin_streams"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [*ON_A_CPU, "--steps 4 --profile torch --profile_steps 900:910", "--max_bad 0.2", "--small"],
+)
+def test_what_a_training_refuses(here, capsys, words):
+    """With the same words: a file without image of four, one smaller than the window behind more
+    than are decoded, options that the device or the number of steps do not go with."""
+    (here / "data/trainB/x.png").write_bytes(b"no image")
+    if words == "--small":
+        make_images(here / "data/trainA/z", 9)
+        make_images(here / "data/trainA/zz", 1, (31, 40))
+        words = "--preprocess crop --max_bad 1"
+    options = ["--max_bad", "1", *words.split()]
+    said = []
+    for dry in ([], ["--dry_run"]):
+        assert run_on_data(*options, *dry) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and said[0].startswith("error: ")
+
+
+def test_what_cannot_be_captured_is_refused(here, monkeypatch, capsys):
+    """As if a CPU had CUDA graphs: the training looks at that first."""
+    monkeypatch.setattr("fastcyclegan.preparation.check_device", lambda config, device: None)
+    monkeypatch.setattr(dry_run, "check_device", lambda config, device: None)
+    assert run_on_data("--cuda_graph", "on", "--gan_mode", "wgangp", "--dry_run") == 2
+    assert "--cuda_graph on: --gan_mode wgangp differentiates" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [("--max_bad 0.1", "1 of 6 images"), ("--preprocess crop --crop_size 64", "smaller than")],
+)
+def test_what_a_dcgan_refuses(here, capsys, words, reason):
+    (here / "data/trainA/x.png").write_bytes(b"no image")
+    given = (
+        "--model dcgan --crop_size 16 --load_size 16 --ngf 4 --ndf 4 --batch_size 4 --device cpu"
+    )
+    given += f" --max_bad 1 --dataroot data/trainA {words}"
+    said = []
+    for dry in ([], ["--dry_run"]):
+        assert command.run(train.main, [*given.split(), *dry]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and reason in said[0]
 
 
 def a_plan(**changed) -> Plan:
     cost = Cost(10**12, {"parameters": 20, "Adam's moments": 30, "image pools": 0}, 50)
     survey = Survey({"A": 3}, 0, 170)
     values = {"title": "", "survey": survey, "steps": 10, "batch_size": 5, "cost": cost}
-    return Plan(**(values | {"process": 1000, "overhead": 2.0, "free": 420} | changed))
+    values |= {"process": 1000, "overhead": 2.0, "free": 420, "images": 170}
+    return Plan(**(values | changed))
 
 
 def test_fit_and_largest_batch():
@@ -93,6 +145,35 @@ def test_fit_and_largest_batch():
     assert a_plan().checkpoint == 130 and a_plan(process=0).checkpoint == 0
     assert a_plan().bytes == 1450 and a_plan(free=450).fits and not a_plan(free=449).fits
     assert [a_plan(free=free).largest_batch for free in (470, 449, 369, 10)] == [6, 4, 0, 0]
+
+
+def test_images_in_main_memory_take_none_of_a_gpus(monkeypatch):
+    """Where they are asked for there, or too many for half of what is free."""
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    on_gpu = [lies_on(gpu, where, n) for where in ("auto", "host", "device") for n in (500, 501)]
+    assert on_gpu == [True, False, False, False, True, True]
+    assert [lies_on(CPU, where, 10**12) for where in ("auto", "host")] == [True, False]
+    with_them, without = a_plan(process=0), a_plan(process=0, images=0)
+    assert with_them.bytes - without.bytes == 170
+    lines = list(replace(without, survey=Survey({"A": 3}, 0, 2**20)).lines())
+    assert "        decoded images stay in main memory: 1.0 MiB" in lines
+    assert not any("main memory" in line for line in with_them.lines())
+
+
+@pytest.mark.parametrize("where", ["host", "auto"])
+def test_a_plan_for_a_gpu_without_room_for_the_images(here, monkeypatch, where):
+    """As if there was one: what is computed with it runs on the CPU."""
+    monkeypatch.setattr(dry_run, "lies_on", lambda device, data_on, needed: data_on == "device")
+    monkeypatch.setattr(dry_run, "free_bytes", lambda device: 2**30)
+    monkeypatch.setattr(dry_run, "check_device", lambda config, device: None)
+    monkeypatch.setattr(dry_run, "make_system", lambda few, device, *r: make_system(few, CPU, *r))
+    monkeypatch.setattr(dry_run, "resolve_precision", lambda text, d: resolve_precision(text, CPU))
+    config = TrainConfig(netG="resnet_1blocks", ngf=4, ndf=4, load_size=36, crop_size=32)
+    config = replace(config, dataroot="data", data_on=where)
+    plan = dry_run.make_plan(config, torch.device("cuda"))
+    assert plan.images == 0 < plan.survey.decoded_bytes
+    assert dry_run.make_plan(replace(config, data_on="device"), torch.device("cuda")).images > 0
 
 
 def test_what_is_loaded_to_compile_counts():

@@ -168,7 +168,7 @@ def test_places_and_options_are_refused_by_name(call, tmp_path, monkeypatch):
 def test_a_missing_extra_is_named(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     [line] = call("onnx", RESNET).err
-    assert "needs onnxruntime" in line and "fastcyclegan[export]" in line
+    assert "needs onnxruntime" in line and "pip install -e '.[export]'" in line
 
 
 def run_onnx(path, x):

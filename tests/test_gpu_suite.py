@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,6 +131,28 @@ def test_the_summary_comes_to_an_end_with_what_is_missing(tmp_path, monkeypatch)
     last = list(summary([found], Plan(tmp_path, 1)))[-1]
     assert "bench/results/nvidia-h200/ && python -m bench.report" in last
     assert list(summary([], plan)) == []
+
+
+def test_to_accept_results_loses_no_earlier_probes(tmp_path, monkeypatch):
+    """The printed command itself, thrice: the first probes, some others, and others again."""
+    root, out = tmp_path / "root", tmp_path / "out of a GPU"
+    monkeypatch.setattr("bench.gpu_suite.summary.ROOT", root)
+    monkeypatch.chdir(tmp_path)
+    for folder in (root, out):
+        folder.mkdir()
+    record = Record("ladder", Plan(out, 1), {"gpu": "Some GPU 1"})
+    monkeypatch.setattr("bench.gpu_suite.summary.part_of", lambda name: SimpleNamespace(lines=list))
+    for text in ("first", "second", "third"):
+        for name in ("probes.json", "ladder.json", "ladder.png"):
+            (out / name).write_text(text)
+        said = list(summary([record], Plan(out, 1)))[-1].removeprefix("to accept: ")
+        words = said.removesuffix(" && python -m bench.report")
+        subprocess.run(words, shell=True, check=True, cwd=root)
+    found = {path.name: path.read_text() for path in (root / "bench/results/some-gpu-1").iterdir()}
+    assert found == {"ladder.json": "third", "ladder.png": "third", "probes.json": "first"} | {
+        "probes_2.json": "second",
+        "probes_3.json": "third",
+    }
 
 
 def main(*words: str) -> int:

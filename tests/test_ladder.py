@@ -7,7 +7,8 @@ import torch
 
 from bench import examples, jz
 from bench.ladder import Ladder
-from bench.step_rows import LARGEST_ERROR, Row, missing_peer
+from bench.our_step import LARGEST_ERROR
+from bench.step_rows import Row, missing_peer
 from test_step_rows import BF16, CYCLEGAN, DCGAN
 
 ROWS = [Row("peer", peer={}), Row("reference", {"impl": "reference"}), Row("fused", BF16)]
@@ -66,6 +67,16 @@ def test_a_row_that_is_off_is_not_recorded(ladder):
     with pytest.raises(AssertionError, match="nothing is recorded"):
         ladder.report(benchmark, ROWS[2])
     assert not benchmark.ran and not benchmark.extra_info
+
+
+def test_without_a_compiler_the_other_rows_are_measured(ladder, monkeypatch):
+    lack = "no C++ compiler found (install g++)"
+    monkeypatch.setattr("bench.step_rows.lack_of_compiler", lambda device: lack)
+    ladder.rows = [*ROWS, Row("compiled", {"compile": True})]
+    with pytest.raises(pytest.skip.Exception, match="install g"):
+        ladder.report(Benchmark(), ladder.rows[3])
+    ladder.report(Benchmark(), ROWS[1])
+    assert list(ladder.timed()) == ["reference", "fused"]
 
 
 @pytest.mark.parametrize(("size", "peer"), [(CYCLEGAN, jz), (DCGAN, examples)])

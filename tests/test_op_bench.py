@@ -1,5 +1,6 @@
 """The benches of the ops: what they count, and that every provider computes the same."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from bench import (
     bench_instance_norm,
     bench_reflection_pad,
     op_bench,
+    rounds,
 )
 from bench.op_bench import DEVICE, Differentiable, ImageCase, table
 from bench.probes import timing
@@ -40,6 +42,17 @@ CPU = torch.device("cpu")
 def test_providers_agree(op, provider):
     for case in op.small:
         assert op.agreed(op.run(case, provider), provider)
+
+
+class Benchmark:
+    """Stands in for pytest-benchmark's fixture: runs the rounds that it is told to."""
+
+    def __init__(self) -> None:
+        self.extra_info, self.group = {}, None
+
+    def pedantic(self, function, rounds: int, warmup_rounds: int) -> None:
+        for _ in range(rounds + warmup_rounds):
+            function()
 
 
 class Wrong:
@@ -89,6 +102,56 @@ def test_what_is_off_is_not_recorded(op, tmp_path, monkeypatch):
     assert benchmark.extra_info == {}
 
 
+def test_the_gradient_of_torchs_own_is_judged_too():
+    """Some values on the other side of the ReLU are let pass, half a gradient is not."""
+    op = OPS[0]
+    assert op.agreed(Wrong(y=0.0, dx=0.5, dx_rms=0.04), "native")
+    for error in ({"dx_rms": 0.5, "dx": 0.5}, {"dx_rms": float("nan"), "dx": 0.0}):
+        with pytest.raises(AssertionError, match="nothing is recorded"):
+            op.agreed(Wrong(y=0.0, **error), "native")
+
+    def halved(x):
+        return ((2 * x).detach() + x - x.detach(),)
+
+    given = [torch.rand(1, 2, 4, 4).requires_grad_()]
+    error = Differentiable(halved, lambda x: (2 * x,), given, "native").error()
+    assert error["y"] < 1e-6 and error["dx_rms"] == pytest.approx(0.5)
+
+
+def test_no_round_is_too_short_and_the_time_of_a_call_is_that_of_the_rounds(monkeypatch):
+    """By a clock that the calls move: quick ones, of which some are quicker."""
+    now, durations = [0.0], itertools.cycle([130e-6, 100e-6, 110e-6])
+
+    def call():
+        now[0] += next(durations)
+
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(op_bench, "copy_gb_per_s", lambda: 1.0)
+    made = SimpleNamespace(error=lambda: {"y": 0.0}, body=lambda mode: call)
+    monkeypatch.setattr(op_bench, "peak_bytes", lambda body, device: 0)
+    op, benchmark = replace(OPS[0], run=lambda case, provider: made, is_norm=False), Benchmark()
+    begin, calls = now[0], rounds.round_of(call)
+    assert calls * 110e-6 > 1.2 * rounds.ROUND_US / 1e6
+    op.bench(benchmark, (op.small[0], "ref", "fwd"))
+    found = benchmark.extra_info
+    assert found["us"]["n"] == op_bench.ROUNDS and now[0] > begin
+    assert found["us"]["median"] == pytest.approx(340 / 3, rel=0.02)
+    assert found["calls_per_round"] * found["us"]["p10"] > rounds.ROUND_US
+
+
+@pytest.mark.parametrize("provider", ["compile", "triton"])
+def test_what_needs_a_compiler_is_skipped_where_there_is_none(tmp_path, monkeypatch, provider):
+    lack = "no C++ compiler found (install g++)"
+    monkeypatch.setattr(op_bench, "lack_of_compiler", lambda device: lack)
+    monkeypatch.setattr(op_bench, "copy_gb_per_s", lambda: 1.0)
+    op = replace(OPS[0], run=lambda case, provider: Wrong(y=1.0))
+    with pytest.raises(pytest.skip.Exception, match="install g"):
+        op.bench(Benchmark(), (op.small[0], provider, "fwd"))
+    (row,) = op.record([(op.small[0], provider)], tmp_path / "out.json", None)["rows"]
+    assert row["failed"] == lack
+    assert op_bench.missing("ref") is op_bench.missing("native") is None
+
+
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_rows(op, monkeypatch):
     case = op.small[0]
@@ -117,24 +180,28 @@ def test_what_is_captured_was_made_on_the_stream_of_the_capture(streams, monkeyp
             return {"y": 0.0}
 
         def body(self, mode):
-            return lambda made=streams.now.name: (made, streams.now.name)
+            return lambda made=streams.now.name: seen.append((made, streams.now.name))
 
     def capture(body, device):
-        seen.append(body())
+        body()
         return body
 
     seen, stand_ins = [], {"DEVICE": torch.device("cuda"), "capture": capture}
     stand_ins |= {"free_memory": lambda device: None, "copy_gb_per_s": lambda: 1.0}
-    stand_ins |= {"peak_bytes": lambda body, device: seen.append(body()) or 0}
-    stand_ins |= {"graph_us": lambda body, device: {"median": 5e3}, "l2_bytes": lambda device: 0}
+    stand_ins |= {"peak_bytes": lambda body, device: body() or 0}
+    stand_ins |= {"calls_per_graph": lambda body, device: 4, "l2_bytes": lambda device: 0}
+    stand_ins |= {"round_of": lambda replay: 2, "round_us": lambda replay, replays: 8e3}
+    stand_ins |= {"missing": lambda provider: None}
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(op_bench, name, stand_in)
     monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", None)
     op = replace(OPS[0], run=lambda case, provider: Made())
-    benchmark = SimpleNamespace(extra_info={}, pedantic=lambda *given, **options: None)
+    benchmark = Benchmark()
     op.bench(benchmark, (op.small[0], "ref", "bwd"))
-    assert seen == 2 * [("other", "other")] and streams.now.name == "here"
-    assert streams.seen == 2 * ["other waits for here", "here waits for other"]
+    assert set(seen) == {("other", "other")} and streams.now.name == "here"
+    assert streams.seen == ["other waits for here", "here waits for other"]
+    found = benchmark.extra_info
+    assert found["us"]["median"] == 1e3 and found["calls_per_round"] == 8
 
 
 def test_the_most_that_a_call_takes():

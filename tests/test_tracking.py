@@ -231,7 +231,7 @@ def test_a_missing_extra_is_one_line_before_anything_is_done(here, capsys, monke
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     assert run_on_data("--name", "run", *TRACKED) == 2
     out, err = capsys.readouterr()
-    line = "needs tensorboard: pip install 'fastcyclegan[track]', or leave it out"
+    line = "needs tensorboard: pip install -e '.[track]', or leave it out"
     assert (out, err) == ("", f"error: --track tensorboard {line}\n")
     assert not Path("checkpoints").exists()
 

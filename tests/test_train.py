@@ -146,13 +146,13 @@ def test_what_a_gpu_run_needs(monkeypatch):
     gpu, reference = torch.device("cuda:0"), TrainConfig(impl="reference", deterministic=True)
     monkeypatch.setattr(compilation, "missing_compiler", lambda device: "no C compiler found")
     with pytest.raises(UserError, match=r"no C compiler found, .* use --impl reference"):
-        preparation._check_device(TrainConfig(), gpu)
+        preparation.check_device(TrainConfig(), gpu)
     with pytest.raises(UserError, match=r"--deterministic: .* that --impl reference uses"):
-        preparation._check_device(reference, gpu)
-    preparation._check_device(replace(reference, netG="unet_128"), gpu)
-    preparation._check_device(reference, torch.device("cpu"))
+        preparation.check_device(reference, gpu)
+    preparation.check_device(replace(reference, netG="unet_128"), gpu)
+    preparation.check_device(reference, torch.device("cpu"))
     monkeypatch.setattr(compilation, "missing_compiler", lambda device: None)
-    preparation._check_device(TrainConfig(deterministic=True), gpu)
+    preparation.check_device(TrainConfig(deterministic=True), gpu)
 
 
 @pytest.mark.cuda

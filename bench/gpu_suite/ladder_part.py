@@ -124,10 +124,11 @@ def _gpu() -> str:
 def accepted_probes(gpu: str) -> set[str]:
     """Names of the probes that bench/results has of this GPU, without error."""
     found: set[str] = set()
-    for path in ROOT.glob("bench/results/*/probes.json"):
+    for path in ROOT.glob("bench/results/*/probes*.json"):
         sections = json.loads(path.read_text(encoding="utf-8"))
         if sections["machine"].get("gpu") == gpu:
-            found |= {k for k, v in sections.items() if not {"error", "skipped"} & v.keys()}
+            done = {k: v for k, v in sections.items() if isinstance(v, dict)}
+            found |= {k for k, v in done.items() if not {"error", "skipped"} & v.keys()}
     return found
 
 

@@ -56,6 +56,7 @@ def measure(row: Row, size: Size, batch: int, extra: Result) -> Result:
     begun.check(row)
     set_switches(row)
     result: Result = {"row": row.name, **extra, "batch": batch, "max_error": begun.error}
+    result |= {"gradient_error": begun.gradient_error}
     result |= {"losses": [round(x, 5) for x in begun.losses.flatten().tolist()]}
     result |= {"first_call_seconds": round(begun.seconds, 2)} | _timed(begun.step)
     if begun.peak is not None:

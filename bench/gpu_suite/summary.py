@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain, count
+from pathlib import Path
 
-from bench.gpu_suite.cases import DONE, LEFT, PARTS, Plan, part_of
+from bench.gpu_suite.cases import DONE, LEFT, PARTS, ROOT, Plan, part_of
 from bench.gpu_suite.record import Record
 
 
@@ -48,4 +51,20 @@ def _next(records: Sequence[Record], plan: Plan) -> Iterator[str]:
         return
     gpu = str(records[0].found["machine"].get("gpu"))
     folder = f"bench/results/{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}"
-    yield f"to accept: cp {plan.out}/*.json {plan.out}/*.png {folder}/ && python -m bench.report"
+    words = [f"mkdir -p {folder}", *_copies(plan.out, folder), "python -m bench.report"]
+    yield f"to accept: {' && '.join(words)}"
+
+
+def _copies(out: Path, folder: str) -> Iterator[str]:
+    """Commands that copy the results of ``out``; earlier probes, which are not asked again, stay.
+
+    Runs of the suite have other probes each.
+    """
+    found = sorted(path for path in out.iterdir() if path.suffix in (".json", ".png"))
+    others = [path for path in found if path.name != "probes.json"]
+    if others:
+        yield shlex.join(["cp", *map(str, others), f"{folder}/"])
+    if len(others) < len(found):
+        names = chain(["probes.json"], (f"probes_{number}.json" for number in count(2)))
+        free = next(name for name in names if not (ROOT / folder / name).exists())
+        yield shlex.join(["cp", f"{out}/probes.json", f"{folder}/{free}"])

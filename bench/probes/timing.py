@@ -117,7 +117,7 @@ def interleaved_us(
     replays, counts = {}, {}
     for name, body in bodies.items():
         count = calls_per_graph(body, device, target_ms)
-        replays[name] = capture(_repeat(body, count), device)
+        replays[name] = capture(repeated(body, count), device)
         counts[name] = count
     samples: dict[str, list[float]] = {name: [] for name in bodies}
     for _ in range(max(1, repeats // 3)):
@@ -150,7 +150,9 @@ def cold_us(body: Body, device: torch.device, **kwargs) -> dict[str, float]:
     return {k: v if k == "n" else round(v - taken, 3) for k, v in times["both"].items()}
 
 
-def _repeat(body: Body, count: int) -> Body:
+def repeated(body: Body, count: int) -> Body:
+    """A body that calls ``body`` so many times."""
+
     def run() -> None:
         for _ in range(count):
             body()

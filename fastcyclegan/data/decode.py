@@ -257,6 +257,16 @@ def decode_domain(
     return images.to(device)
 
 
+def check_headers(
+    scan: Scan, *, preprocess: str, load_size: int, crop_size: int, max_bad: float
+) -> None:
+    """Raise UserError for what :func:`decode_domain` would refuse by the headers alone."""
+    fit = _Fit(preprocess, load_size, crop_size)
+    window = crop_size if preprocess.endswith("crop") else 0
+    _refuse_small(scan, [fit.size(*size) for size in scan.sizes], window)
+    _refuse_bad(scan, scan.quarantined, max_bad)
+
+
 def _image_set(
     slots: _Slots, names: list[str], quarantined: list[tuple[Path, str]], notes: dict[str, int]
 ) -> ImageSet:

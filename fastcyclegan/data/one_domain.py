@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.data.decode import decode_domain
+from fastcyclegan.data.decode import check_headers, decode_domain
 from fastcyclegan.data.image_set import ImageSet
 from fastcyclegan.data.scan import scan_folder
 from fastcyclegan.data.survey import Survey
 from fastcyclegan.data.toy import toy_pairs
-from fastcyclegan.data.training_set import all_grey
+from fastcyclegan.data.training_set import all_grey, fit_of
 from fastcyclegan.errors import UserError
 from fastcyclegan.files import printable
 
@@ -65,12 +65,9 @@ def load_one_domain(config: TrainConfig, say: Callable[[str], None]) -> OneDomai
     images = decode_domain(
         scan,
         channels=config.output_nc,
-        preprocess=config.preprocess,
-        load_size=config.load_size,
-        crop_size=config.crop_size,
         alpha=config.alpha,
         threads=config.num_threads,
-        max_bad=config.max_bad,
+        **fit_of(config),
     )
     say(images.summary)
     if all_grey(images):
@@ -92,6 +89,7 @@ def survey_one_domain(config: TrainConfig) -> Survey:
     scan = scan_folder(
         config.dataroot, max_dataset_size=config.max_dataset_size, min_size=config.min_size
     )
+    check_headers(scan, **fit_of(config))
     return Survey.of(config, {"real": scan.sizes}, [config.output_nc], len(scan.quarantined))
 
 

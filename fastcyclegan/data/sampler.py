@@ -24,12 +24,16 @@ def _same_size(images: ImageSet) -> tuple[int, int] | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _fits(device: torch.device, *sets: ImageSet) -> bool:
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    needed = sum(s.pixels.numel() for s in sets if s.pixels.device != device)
-    return needed <= free // 2
+def lies_on(device: torch.device, data_on: str, needed: int) -> bool:
+    """Whether ``needed`` bytes of decoded images are kept on ``device``, as ``data_on`` asks.
+
+    ``auto`` takes at most half of a GPU's free memory for them. Raises UserError for another word.
+    """
+    if data_on not in DATA_ON:
+        raise UserError(f"--data_on {data_on}: want one of {', '.join(DATA_ON)}")
+    if data_on != "auto" or device.type != "cuda":
+        return data_on != "host"
+    return needed <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 class ImageSampler:
@@ -71,8 +75,6 @@ class ImageSampler:
         data_on: str = "auto",
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        if data_on not in DATA_ON:
-            raise UserError(f"--data_on {data_on}: want one of {', '.join(DATA_ON)}")
         self.batch_size, self.crop_size, self.flip = batch_size, crop_size, flip
         self.serial, self.seed = serial, seed
         self._part = slice(*(batch_size * i // part[1] for i in (part[0], part[0] + 1)))
@@ -81,8 +83,9 @@ class ImageSampler:
         self.device = torch.empty(0, device=device).device
         self._whole = tuple(map(_same_size, sets))
         self._check(sets)
-        on_device = data_on == "device" or (data_on == "auto" and _fits(self.device, *sets))
-        self.data_device = self.device if on_device else torch.device("cpu")
+        needed = sum(s.pixels.numel() for s in sets if s.pixels.device != self.device)
+        stays = lies_on(self.device, data_on, needed)
+        self.data_device = self.device if stays else torch.device("cpu")
         self._pixels = [s.pixels.to(self.data_device) for s in sets]
         # Where sizes vary, the host has to know them.
         self._draws_on = torch.device("cpu") if None in self.sizes else self.data_device

@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.data.decode import ImageSet, decode_domain
+from fastcyclegan.data.decode import ImageSet, check_headers, decode_domain
 from fastcyclegan.data.images import NOTE_16BIT, NOTE_GREY, from_uint8
 from fastcyclegan.data.sampler import ImageSampler
 from fastcyclegan.data.scan import Scan, find_domains, scan_folder
@@ -97,6 +98,8 @@ def survey_domains(config: TrainConfig) -> Survey:
         toy = [(config.crop_size, config.crop_size)] * TOY_TRAINED
         return Survey.of(config, {"A": toy, "B": toy}, channels, 0)
     scans = dict(zip("AB", _scans(config, roots, "train"), strict=True))
+    for scan in scans.values():
+        check_headers(scan, **fit_of(config))
     sizes = {name: scan.sizes for name, scan in scans.items()}
     unusable = sum(len(scan.quarantined) for scan in scans.values())
     return Survey.of(config, sizes, channels, unusable)
@@ -147,15 +150,19 @@ def _scans(config: TrainConfig, roots: tuple[str | None, ...], phase: str) -> tu
 
 
 def _decode(config: TrainConfig, scan: Scan, domain: str, **changed: object) -> ImageSet:
-    options = {
+    channels = config.input_nc if domain == "A" else config.output_nc
+    common = {"channels": channels, "alpha": config.alpha, "threads": config.num_threads}
+    return decode_domain(scan, **common, **(fit_of(config) | changed))
+
+
+def fit_of(config: TrainConfig) -> dict[str, Any]:
+    """How the images of a training are brought to size, and how many may be unusable."""
+    return {
         "preprocess": config.preprocess,
         "load_size": config.load_size,
         "crop_size": config.crop_size,
         "max_bad": config.max_bad,
     }
-    channels = config.input_nc if domain == "A" else config.output_nc
-    common = {"channels": channels, "alpha": config.alpha, "threads": config.num_threads}
-    return decode_domain(scan, **common, **(options | changed))
 
 
 def _check_sizes(config: TrainConfig, set_A: ImageSet, set_B: ImageSet) -> None:

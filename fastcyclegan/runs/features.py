@@ -210,7 +210,7 @@ def _require_torchmetrics() -> None:
     try:
         import torchmetrics.image  # noqa: F401
     except ImportError:
-        raise UserError("--features needs torchmetrics: pip install 'fastcyclegan[eval]'") from None
+        raise UserError("--features needs torchmetrics: pip install -e '.[eval]'") from None
 
 
 def _bytes(path: Path) -> bytes:
