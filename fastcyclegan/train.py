@@ -65,10 +65,12 @@ def _train(config: TrainConfig, explicit: frozenset[str], launch: Launch, ranks:
 
     from fastcyclegan.device import own_device
     from fastcyclegan.dry_run import dry_run
+    from fastcyclegan.preparation import require_same_options
     from fastcyclegan.training import train
 
     console = Console(highlight=False, markup=False, quiet=not ranks.first)
     device = ranks.together(partial(own_device, config.device, launch))
+    require_same_options(config, device, ranks)
     toy = (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None)
     if toy and config.preset is None and device.type == "cpu":
         model = _resolve(config, explicit).model

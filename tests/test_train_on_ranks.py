@@ -29,9 +29,12 @@ def dcgan(*more: str) -> list[str]:
     return [*TINY_DCGAN, "--dataroot", "data/trainA", "--sync_bn", "--steps", "6", *more]
 
 
+TOYS = [*TINY, "--batch_size", "2"]
 BAD = {
     "not among two": (words("--batch_size", "3"), "--batch_size 3 cannot be divided among 2"),
     "an option": ({0: words(), 1: words("--lr", "0.1")}, "rank 1 has another --lr (0.1) than"),
+    "toys": ({0: TOYS, 1: words()}, "rank 1 has another source of images (a folder) than rank 0"),
+    "given weights": ({0: words(), 1: words("--init_from", "data")}, "rank 1 has another --init_"),
     "images": ({0: words(), 1: words("--dataroot", "other")}, "rank 1 has another set of images"),
     "dropout": (words("--dropout"), "--dropout is for one process"),
     "a typing error": (words("--lamda_A", "3"), "--lamda_A: unknown option"),
