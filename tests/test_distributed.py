@@ -7,12 +7,12 @@ from functools import cache
 import pytest
 import torch
 
-from fastcyclegan.distributed import ALONE, Group, Ranks
+from fastcyclegan.distributed import ALONE, Group, Pending, Ranks
 from fastcyclegan.launch import Launch
 from fastcyclegan.models import DCGANDiscriminator, DCGANGenerator, build
 from fastcyclegan.models.initialisation import init_weights
 from fastcyclegan.steps import cyclegan, dcgan, sequential
-from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
+from fastcyclegan.steps.capture import WARM_UP, CapturedStep, CudaGraphs
 from fastcyclegan.steps.compilation import compile_model
 from fastcyclegan.steps.gradients import BUCKETS, split
 from fastcyclegan.steps.model import Model
@@ -152,6 +152,42 @@ def parts(ranks: Ranks) -> dict[str, tuple]:
     return {"first": part(ranks, 0, 3), "last": part(ranks, 3, 8, part(ALONE, 0, 3)[1])}
 
 
+class Broken:
+    """A stand-in for CUDA graphs, which fails while it records G's backward and sends nothing."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def run(self, step):
+        return step()
+
+    def record(self, step):
+        def fails(gradient):
+            raise RuntimeError("operation not permitted")
+
+        ranks = self.model.ranks
+        ranks.sum = ranks.gather = Pending
+        hook = self.model.weights["G_B"].copies[0].register_hook(fails)
+        try:
+            step()
+        finally:
+            hook.remove()
+            del ranks.sum, ranks.gather
+
+
+def behind_a_broken_capture(ranks: Ranks) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """What was said of it, and weights and losses of the steps before and after."""
+    model, said = make_model(ranks, pool_size=0), []
+    step = CapturedStep(cyclegan.fused_step, said.append, Broken(model))
+    if not ranks.many:
+        step = cyclegan.fused_step
+    rows = []
+    for number in range(WARM_UP + 3):
+        batch = [ranks.own(images(BATCH, number, domain)) for domain in (0, 1)]
+        rows.append(step(model, *batch, torch.arange(BATCH) + BATCH * number))
+    return said, state(model) | {"losses": torch.stack(rows)}
+
+
 def turn(ranks: Ranks) -> float:
     """When this process has had its turn, for which the first one takes a while."""
 
@@ -164,7 +200,7 @@ def turn(ranks: Ranks) -> float:
 
 def everything(ranks: Ranks) -> dict[str, object]:
     found = {"cases": all_cases(ranks), "buckets": bucket_log(ranks), "parts": parts(ranks)}
-    return found | {"turn": turn(ranks)}
+    return found | {"turn": turn(ranks), "broken": behind_a_broken_capture(ranks)}
 
 
 @cache
@@ -221,6 +257,15 @@ def test_another_number_of_processes_goes_on_with_a_training(rank):
     for again in (found["last"], part(ALONE, 3, 8, found["first"][1])):
         torch.testing.assert_close(again[0], losses[3:], **exact)
         torch.testing.assert_close(again[1], truth, **exact)
+
+
+def test_a_capture_that_breaks_off_leaves_no_gradients():
+    """D's were on their way, and some of G's were complete: the steps behind are those of one."""
+    _, truth = behind_a_broken_capture(ALONE)
+    for found in together(2):
+        (line,), tensors = found["broken"]
+        assert line.endswith("runs uncaptured: operation not permitted")
+        torch.testing.assert_close(tensors, truth, rtol=0, atol=1e-8)
 
 
 def test_the_first_process_has_its_turn_before_the_others():
