@@ -284,10 +284,16 @@ def joined(launch: Launch, timeout: float) -> Iterator[Ranks]:
 def _lost_is_told() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as problem:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise  # nobody is waited for while a step is recorded: it cannot be
-        reason = (str(problem).splitlines() or [""])[0]
+        lines = str(problem).splitlines() or [""]
+        for line in lines:
+            if "out of memory" in line:  # this GPU's, for a buffer of NCCL
+                raise torch.OutOfMemoryError(line) from None
+        reason = lines[0]
         raise RankLost(
             "another process has ended, or did not answer within --dist_timeout "
             f"({reason.rpartition('] ')[2]})"

@@ -96,6 +96,16 @@ def test_what_cannot_be_recorded_is_no_lost_process(monkeypatch, recording, erro
         raise RuntimeError("operation not permitted")
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [torch.OutOfMemoryError("full"), RuntimeError("NCCL error\nCuda failure 2 'out of memory'")],
+)
+def test_a_gpu_that_is_full_is_no_lost_process(problem):
+    told = "^(full|Cuda failure 2 'out of memory')$"
+    with pytest.raises(torch.OutOfMemoryError, match=told), distributed._lost_is_told():
+        raise problem
+
+
 def node(rank: int, port: int, *words: str) -> subprocess.Popen:
     """One of two machines, each with one process, as torchrun sees them."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
