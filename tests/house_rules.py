@@ -258,6 +258,18 @@ def check_instance_norm(source: Source) -> list[str]:
     return [f"{source.at(node)}: {name} is banned" for node, name in used if builtin.search(name)]
 
 
+def check_wrappers(source: Source) -> list[str]:
+    """Gradients are summed in ``steps/gradients.py``, from the step's own backward."""
+    if source.path.startswith("tests/"):
+        return []
+    wrapper = re.compile(
+        r"(^|\.)(DistributedDataParallel|DataParallel|DDP|FullyShardedDataParallel)$"
+    )
+    nodes = [n for n in ast.walk(source.tree) if isinstance(n, ast.Name | ast.Attribute)]
+    used = [(n, ast.unparse(n)) for n in nodes] + list(imported_modules(source))
+    return [f"{source.at(node)}: {name} is banned" for node, name in used if wrapper.search(name)]
+
+
 def check_wildcards(source: Source) -> list[str]:
     """Nothing is imported by ``*``."""
     return [
