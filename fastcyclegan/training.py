@@ -87,6 +87,7 @@ class Run:
         recorder = Recorder if self.ranks.first else Bystander
         self.recorder = recorder(config, folder, system, schedule, self.plateau, self.say)
         self.skips = self.recorder.skips
+        self._compiled = False
 
     def loop(self) -> int:
         """Every step from the last checkpoint to the end; returns the exit code.
@@ -276,11 +277,12 @@ class Run:
             self.say(line)
         if not config.compile:
             return
-        lack = missing_compiler(self.device)
+        lack = self.system.uncompilable or missing_compiler(self.device)
         if lack:
             self.say(f"--compile: {lack}; running eager instead")
             return
         compile_model(self.model, config.compile_scope)
+        self._compiled = True
         parts = {"block": "block by block: about a minute", "step": "as a whole: some minutes"}
         self.say(
             f"compiling the networks with torch.compile, {parts[config.compile_scope]} the first "
@@ -291,7 +293,7 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = self.recorder.restart_clock()
-        if self.config.compile:
+        if self._compiled:
             self.recorder.progress.say(f"first step, with compilation: {seconds:.0f} s")
 
     def _stop(self, done: int, signum: int) -> int:
