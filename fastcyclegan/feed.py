@@ -63,9 +63,13 @@ class Feed:
         return losses
 
     def close(self) -> None:
-        """Let go of the captured step: of its memory, and of what NCCL waits for when it ends."""
+        """Let go of the captured step: of its memory, and of what NCCL waits for when it ends.
+
+        Not to be called again, nor for another step.
+        """
         if isinstance(self._step, CapturedStep):
             self._step.close()
+        del self._step  # which holds this feed, and so the messages that are on their way
 
     def _draw_and_step(
         self, model: Model, number: torch.Tensor, shown: torch.Tensor

@@ -102,6 +102,18 @@ def test_a_feed_that_is_closed_holds_no_graph():
     assert recorded[0]() is None
 
 
+@pytest.mark.parametrize("graphs", [None, Again()])
+def test_a_feed_that_is_closed_is_gone_with_its_last_name(graphs):
+    """And with it what is on its way between processes: the others see at once that one is gone."""
+    gc.disable()
+    feed = Feed(*trainee(), graphs)
+    left = weakref.ref(feed)
+    feed.close()
+    del feed
+    gc.enable()
+    assert left() is None
+
+
 def test_a_training_closes_its_feed(here, monkeypatch):
     closed = []
     monkeypatch.setattr(Feed, "close", lambda feed: closed.append(feed))
