@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         if config.list_presets:
             print(listing())
             return command.DONE
-    from fastcyclegan.distributed import joined
+    from fastcyclegan.meeting import joined
 
     with joined(launch, timeout) as ranks:
         # once more, as all must know of it if the options of one are bad

@@ -49,7 +49,7 @@ def train(config: TrainConfig, device: torch.device, console: Console, ranks: Ra
     say = partial(console.print, soft_wrap=True)
     system, schedule, options = prepare(config, device, say, ranks)
     place, digest = Path(config.checkpoints_dir), digest_of(options)
-    resume = "auto" if Launch.of().restarts else config.resume
+    resume = "auto" if ranks.any(Launch.of().restarts > 0) else config.resume
     with ExitStack() as held:
 
         def opened() -> RunFolder:

@@ -23,7 +23,7 @@ FLOORS |= {"training": 1, "dry_run": 1, "translation": 1, "recorder": 2, "feed":
 FLOORS |= {"diagnosis": 1, "skips": 3, "judge": 3, "out_of_memory": 3, "systems": 4, "command": 4}
 FLOORS |= {"preparation": 2, "runs": 5, "steps": 5, "op_checks": 6}
 FLOORS |= {"models": 6, "data": 6, "device": 6, "memory": 6, "kernels": 7}
-FLOORS |= {"distributed": 8}
+FLOORS |= {"meeting": 7, "distributed": 8}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
 FREE = ("errors", "options", "config", "jz_options", "files", "pixel_range", "presets")

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-from fastcyclegan.distributed import ALONE, Ranks
+from fastcyclegan.distributed import ALONE, Group, Ranks
 from fastcyclegan.launch import Launch
 from fastcyclegan.models import DCGANDiscriminator, DCGANGenerator, build
 from fastcyclegan.models.initialisation import init_weights
@@ -219,6 +219,22 @@ def test_another_number_of_processes_goes_on_with_a_training(rank):
 def test_the_first_process_has_its_turn_before_the_others():
     first, second = (found["turn"] for found in together(2))
     assert first <= second
+
+
+@pytest.mark.parametrize(
+    ("place", "turn"), [((0, 4, 0), 1), ((1, 4, 1), 3), ((2, 4, 0), 2), ((3, 4, 1), 3)]
+)
+def test_one_process_of_a_machine_has_its_turn_before_its_others(place, turn):
+    """Two machines of two: without a shared disk the third process writes what the first has."""
+
+    class Lone(Group):
+        def _everyones(self, value):
+            met.append(value)
+            return [value]
+
+    met = []
+    assert Lone(*place).in_turn(lambda: len(met) + 1) == turn
+    assert met == [None] * 3
 
 
 @pytest.mark.parametrize(

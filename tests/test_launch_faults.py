@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastcyclegan import distributed
+from fastcyclegan import distributed, meeting
 from fastcyclegan.device import own_device
 from fastcyclegan.errors import RankLost, UserError
 from fastcyclegan.launch import Launch
@@ -81,10 +81,11 @@ def test_nccl_is_for_gpus(monkeypatch, gpus):
     """A torch for GPUs on a machine without one: NCCL would refuse."""
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    monkeypatch.setattr(distributed.dist, "is_nccl_available", lambda: True)
-    monkeypatch.setattr(distributed, "_store", lambda *given: torch.distributed.HashStore())
-    monkeypatch.setattr(distributed.dist, "init_process_group", lambda x, **how: chosen.append(x))
-    assert distributed.join(Launch(1, 2), 5).rank == 1
+    monkeypatch.setattr(meeting.dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(meeting, "_store", lambda *given: torch.distributed.HashStore())
+    monkeypatch.setattr(meeting, "_name_of_start", lambda *given: "now")
+    monkeypatch.setattr(meeting.dist, "init_process_group", lambda x, **how: chosen.append(x))
+    assert meeting.join(Launch(1, 2), 5).rank == 1
     assert chosen == ["cpu:gloo,cuda:nccl" if gpus else "gloo"]
 
 
