@@ -24,8 +24,9 @@ import torch
 
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.device import resolve_device
-from fastcyclegan.distributed import Pending, joined
+from fastcyclegan.distributed import Pending
 from fastcyclegan.launch import Launch
+from fastcyclegan.meeting import joined
 from fastcyclegan.steps.assembly import make_networks
 from fastcyclegan.steps.cyclegan import STEPS, CycleGAN, Settings
 

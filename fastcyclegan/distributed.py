@@ -1,25 +1,20 @@
 """The processes that train together, one per GPU: what each computes of a batch, what all learn.
 
 A training of one process holds :data:`ALONE`, where nothing is sent and nothing is waited for.
-:func:`join` gives a :class:`Group` instead, on PyTorch's process group: NCCL carries tensors on
-GPUs, gloo those on the CPU and all that is not a tensor of the training. What is sent over a group
-is waited for in one place, so that a process that is gone or silent is always told as such.
+Several that have met (``meeting.py``) hold a :class:`Group` each, on PyTorch's process group: NCCL
+carries tensors on GPUs, gloo those on the CPU and all that is not a tensor of the training. What is
+sent over a group is waited for in one place, so that a process that is gone or silent is always
+told as such.
 """
 
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from fastcyclegan.errors import RankLost, SharedStop, Stop, UserError
-from fastcyclegan.launch import Launch
 
 T = TypeVar("T")
 
@@ -94,8 +89,12 @@ class Ranks:
         return do()
 
     def in_turn(self, do: Callable[[], T]) -> T:
-        """As :meth:`together`, but the first process does it before the others."""
+        """As :meth:`together`, but the first process of a machine does it before its others."""
         return do()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process calls with True."""
+        return flag
 
     def require_alike(self, facts: dict[str, Any]) -> None:
         """Raise SharedStop in all processes unless all of them call with the same ``facts``."""
@@ -112,10 +111,12 @@ class Group(Ranks):
 
     Args:
         rank, world: its number and how many there are, in the default process group.
+        local_rank: its number on its machine.
     """
 
-    def __init__(self, rank: int, world: int) -> None:
+    def __init__(self, rank: int, world: int, local_rank: int = 0) -> None:
         self.rank, self.world = rank, world
+        self._turn = 0 if rank == 0 else 1 if local_rank == 0 else 2
         self._signal: Pending | None = None
 
     @property
@@ -181,10 +182,20 @@ class Group(Ranks):
         return result
 
     def in_turn(self, do: Callable[[], T]) -> T:
-        """One after the other where that matters: files that all would write."""
-        result = self.together(lambda: do() if self.first else None)
-        others = self.together(lambda: None if self.first else do())
-        return result if self.first else others
+        """One after the other where that matters: files that all would write.
+
+        The very first process, then the first one of every other machine, then all others: whether
+        machines share their disks or not, nobody writes what another one is writing.
+        """
+        turns = [
+            self.together(lambda turn=turn: do() if turn == self._turn else None)
+            for turn in range(3)
+        ]
+        return turns[self._turn]
+
+    def any(self, flag: bool) -> bool:
+        """The same everywhere."""
+        return any(self._everyones(flag))
 
     def require_alike(self, facts: dict[str, Any]) -> None:
         """The first process's ``facts`` are what the others' are compared with."""
@@ -217,77 +228,20 @@ class Group(Ranks):
         return values
 
 
-def join(launch: Launch, timeout: float) -> Ranks:
-    """Meet the other processes that were launched with this one.
-
-    Args:
-        launch: the place of this process.
-        timeout: seconds that nothing may take which processes wait for: the meeting, a message.
-
-    Raises:
-        UserError: the port where they meet is taken, or they do not come.
-    """
-    if launch.world == 1:
-        return ALONE
-    here = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
-    # without a GPU NCCL refuses to be there at all
-    nccl = dist.is_nccl_available() and torch.cuda.is_available()
-    backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
-    place = {"rank": launch.rank, "world_size": launch.world}
-    place["timeout"] = timedelta(seconds=timeout)
-    try:
-        store = _store(place, timeout)
-        # torchrun's store outlives the processes: what those before a restart left is not for us
-        store = dist.PrefixStore(f"start {launch.restarts}", store)
-        dist.init_process_group(backend, store=store, **place)
-    except (dist.DistNetworkError, TimeoutError) as problem:
-        if "EADDRINUSE" in str(problem):
-            raise UserError(
-                f"port {here} is taken by another program: give torchrun another --master_port, or "
-                "--standalone on one machine"
-            ) from None
-        raise UserError(f"rank 0 does not answer at {here} within {timeout:g} s") from None
-    except (dist.DistStoreError, ValueError, RuntimeError) as problem:
-        reason = (str(problem).splitlines() or [""])[0]
-        raise UserError(f"the {launch.world} processes did not meet at {here}: {reason}") from None
-    return Group(launch.rank, launch.world)
-
-
-def _store(place: dict[str, Any], timeout: float) -> dist.Store:
-    """Where processes meet. Raises TimeoutError: torch may wait for ever for what is no store."""
-    found: Future[dist.Store] = Future()
-
-    def look() -> None:
-        try:
-            store, *_ = next(rendezvous("env://", **place))
-            found.set_result(store)
-        except Exception as problem:
-            found.set_exception(problem)
-
-    threading.Thread(target=look, name="meeting", daemon=True).start()
-    return found.result(timeout)
-
-
-@contextmanager
-def joined(launch: Launch, timeout: float) -> Iterator[Ranks]:
-    """:func:`join`, and goodbye at the end if all processes come to it together."""
-    ranks = join(launch, timeout)
-    try:
-        yield ranks
-    except SharedStop:
-        ranks.leave()
-        raise
-    ranks.leave()
-
-
 @contextmanager
 def _lost_is_told() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as problem:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise  # nobody is waited for while a step is recorded: it cannot be
-        reason = (str(problem).splitlines() or [""])[0]
+        lines = str(problem).splitlines() or [""]
+        for line in lines:
+            if "out of memory" in line:  # this GPU's, for a buffer of NCCL
+                raise torch.OutOfMemoryError(line) from None
+        reason = lines[0]
         raise RankLost(
             "another process has ended, or did not answer within --dist_timeout "
             f"({reason.rpartition('] ')[2]})"

@@ -21,6 +21,8 @@ class Feed:
         skips: knows by how much the stream of images is ahead of the steps.
         recorder: to capture the step with; None to leave it uncaptured.
         say: is told once whether it was captured.
+        count: is given the losses of each step, as a part of it: what it does there without a host
+            sync is captured as well.
     """
 
     def __init__(
@@ -29,15 +31,15 @@ class Feed:
         skips: Skips,
         recorder: Recorder | None = None,
         say: Callable[[str], None] = lambda line: None,
+        count: Callable[[torch.Tensor], None] = lambda losses: None,
     ) -> None:
-        self._system, self._skips = system, skips
+        self._system, self._skips, self._count = system, skips, count
         self._batch = torch.arange(system.config.batch_size, device=system.device)
         self._number, self._shown = self._batch.clone(), self._batch.clone()
         self._inside = recorder is not None and system.sampler.resident
-        self._step = system.step
+        self._step = self._draw_and_step if self._inside else self._step_on
         if recorder:
-            step = self._draw_and_step if self._inside else system.step
-            self._step = CapturedStep(step, say, recorder, given_stays=self._inside)
+            self._step = CapturedStep(self._step, say, recorder, given_stays=self._inside)
 
     def go_to(self, step: int) -> None:
         """Let ``step`` be the next one."""
@@ -61,16 +63,25 @@ class Feed:
         return losses
 
     def close(self) -> None:
-        """Let go of the captured step: of its memory, and of what NCCL waits for when it ends."""
+        """Let go of the captured step: of its memory, and of what NCCL waits for when it ends.
+
+        Not to be called again, nor for another step.
+        """
         if isinstance(self._step, CapturedStep):
             self._step.close()
+        del self._step  # which holds this feed, and so the messages that are on their way
 
     def _draw_and_step(
         self, model: Model, number: torch.Tensor, shown: torch.Tensor
     ) -> torch.Tensor:
         with model.phase("data"):
             images = self._system.sampler.at(model.ranks.own(shown))
-        losses = self._system.step(model, *images, number)
+        losses = self._step_on(model, *images, number)
         number += len(number)
         shown += len(shown)
+        return losses
+
+    def _step_on(self, model: Model, *given: torch.Tensor) -> torch.Tensor:
+        losses = self._system.step(model, *given)
+        self._count(losses)
         return losses

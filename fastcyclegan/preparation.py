@@ -33,10 +33,16 @@ def prepare(
         UserError, Stop: what the options name cannot be used, or differs between ``ranks``.
     """
     make = partial(_prepare, config, device, say, ranks)
-    toy = (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None)
-    found = ranks.in_turn(make) if toy else ranks.together(make)
+    found = ranks.in_turn(make) if _is_toy(config) else ranks.together(make)
     ranks.require_alike(_facts(config, found[-1]))
     return found
+
+
+def require_same_options(config: TrainConfig, device: torch.device, ranks: Ranks) -> None:
+    """Raise SharedStop unless all processes will ask each other the same, in the same order."""
+    facts = _options_of_all(config)
+    facts |= {"source of images": "toy images" if _is_toy(config) else "a folder"}
+    ranks.require_alike(facts | {"kind of device": device.type})
 
 
 def sharing(config: TrainConfig, ranks: Ranks) -> Iterator[str]:
@@ -82,9 +88,18 @@ def _prepare(
 
 
 def _facts(config: TrainConfig, options: Options) -> dict[str, object]:
-    """What must be the same in all processes; folders may have other names on other machines."""
-    facts = {f"--{name}": x for name, x in asdict(config).items() if name not in _OWN_AFFAIRS}
-    return facts | {"--precision": options["precision"], "set of images": options["data"]}
+    """What must be the same in all processes."""
+    found = {"--precision": options["precision"], "set of images": options["data"]}
+    return _options_of_all(config) | found
+
+
+def _options_of_all(config: TrainConfig) -> dict[str, object]:
+    """Without folders, which may have other names on other machines."""
+    return {f"--{name}": x for name, x in asdict(config).items() if name not in _OWN_AFFAIRS}
+
+
+def _is_toy(config: TrainConfig) -> bool:
+    return (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None)
 
 
 def check_steps(config: TrainConfig, system: System, schedule: Schedule) -> None:

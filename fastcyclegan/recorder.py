@@ -106,29 +106,31 @@ class Recorder:
         self._mark = (first + 1, time.perf_counter())
         return self._mark[1] - then
 
-    def after_step(self, done: int, losses: torch.Tensor, lr: float) -> None:
-        """Count in the losses of step number ``done``, and write what is due.
+    def count(self, losses: torch.Tensor) -> None:
+        """Count in ``losses``, in the order of LOSSES: device work of the step, which is captured.
+
+        No host sync.
+        """
+        shut = self.model.gate.shut.bool()
+        self.sums[:-1] += torch.where(shut, 0.0, losses)
+        self.sums[-1] += ~shut
+
+    def after_step(self, done: int, lr: float) -> None:
+        """Write what is due after step number ``done``, whose losses :meth:`count` was told.
 
         After that ``skips.too_many`` says whether to go back.
 
         Args:
             done: steps made, this one included.
-            losses: in the order of the system's LOSSES, on the device.
             lr: the learning rate of the step.
         """
-        self._add(losses)
+        self.summed += 1
         last, full = done == self.schedule.total_steps, self._fills_tick(done)
         if last or full:
             self._tick(done, full, lr)
         self._show(done, last)
         if last or self._is_due(done):
             self.save(done)
-
-    def _add(self, losses: torch.Tensor) -> None:
-        shut = self.model.gate.shut.bool()
-        self.sums[:-1] += torch.where(shut, 0.0, losses)
-        self.sums[-1] += ~shut
-        self.summed += 1
 
     def _fills_tick(self, done: int) -> bool:
         return done % self._every(self.config.print_freq) == 0
@@ -303,9 +305,9 @@ class Bystander(Recorder):
     What takes the first process time is waited for where the next message is.
     """
 
-    def after_step(self, done: int, losses: torch.Tensor, lr: float) -> None:
-        """Count in the losses, and look where the first process looks."""
-        self._add(losses)
+    def after_step(self, done: int, lr: float) -> None:
+        """Look where the first process looks."""
+        self.summed += 1
         last, full = done == self.schedule.total_steps, self._fills_tick(done)
         if last or full:
             self._read_sums(full)

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         if config.list_presets:
             print(listing())
             return command.DONE
-    from fastcyclegan.distributed import joined
+    from fastcyclegan.meeting import joined
     from fastcyclegan.runs.terminal import terminal
 
     with (
@@ -75,9 +75,11 @@ def _train(
 ) -> int:
     from fastcyclegan.device import own_device
     from fastcyclegan.dry_run import dry_run
+    from fastcyclegan.preparation import require_same_options
     from fastcyclegan.training import train
 
     device = ranks.together(partial(own_device, config.device, launch))
+    require_same_options(config, device, ranks)
     toy = (config.dataroot, config.dataroot_A, config.dataroot_B) == (None, None, None)
     if toy and config.preset is None and device.type == "cpu":
         model = _resolve(config, explicit).model

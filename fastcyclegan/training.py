@@ -52,7 +52,7 @@ def train(
     say = partial(console.print, soft_wrap=True)
     system, schedule, options = prepare(config, device, say, ranks)
     place, digest = Path(config.checkpoints_dir), digest_of(options)
-    resume = "auto" if Launch.of().restarts else config.resume
+    resume = "auto" if ranks.any(Launch.of().restarts > 0) else config.resume
     with ExitStack() as held:
 
         def opened() -> RunFolder:
@@ -89,10 +89,11 @@ class Run:
         self.ranks = system.ranks
         self.console, self.say = console, partial(console.print, soft_wrap=True)
         self.total = schedule.total_steps
-        self.plateau = Plateau(config.lr) if config.lr_policy == "plateau" else None
+        self.plateau = Plateau(config.lr, self.device) if config.lr_policy == "plateau" else None
         recorder = Recorder if self.ranks.first else Bystander
         self.recorder = recorder(config, folder, system, schedule, self.plateau, self.say)
         self.skips = self.recorder.skips
+        self._compiled = False
 
     def loop(self) -> int:
         """Every step from the last checkpoint to the end; returns the exit code.
@@ -127,9 +128,10 @@ class Run:
                 lr = self._learning_rate(step)
                 self.model.set_lr(lr)
                 with profiler.step(step), stop.excused():
-                    losses = take(step)
-                self._follow(step, losses)
-                recorder.after_step(step + 1, losses, lr)
+                    take(step)
+                if self.plateau and self.schedule.ends_epoch(step):
+                    self.plateau.end_epoch()
+                recorder.after_step(step + 1, lr)
                 if step == first:
                     self._first_step()
                 step += 1
@@ -143,15 +145,18 @@ class Run:
         return self._finish()
 
     def _feed(self) -> Feed:
-        """What takes the steps, to be captured if that is asked for and possible."""
-        wanted, graphs = self.config.cuda_graph, None
+        return Feed(self.system, self.skips, self._graphs(), self.recorder.say, self._count)
+
+    def _graphs(self) -> CudaGraphs | None:
+        """Where the step is to be captured, if that is asked for and possible."""
+        wanted = self.config.cuda_graph
         asked = wanted == "on" or (wanted == "auto" and self.config.compile)
-        if asked and self.device.type == "cuda":
-            if self.system.uncapturable:
-                self.say(f"the step runs uncaptured: {self.system.uncapturable}")
-            else:
-                graphs = CudaGraphs(self.device)
-        return Feed(self.system, self.skips, graphs, self.recorder.say)
+        if not asked or self.device.type != "cuda":
+            return None
+        if self.system.uncapturable:
+            self.say(f"the step runs uncaptured: {self.system.uncapturable}")
+            return None
+        return CudaGraphs(self.device)
 
     def _profiler(self, first: int) -> Profiler:
         where = self.folder.profile, self.say
@@ -163,13 +168,11 @@ class Run:
         falling = self.plateau.factor if self.plateau else 1.0
         return self.config.lr * self.schedule.factor(step) * falling
 
-    def _follow(self, step: int, losses: torch.Tensor) -> None:
-        """Tell the plateau policy, if it is chosen, the losses of ``step``."""
+    def _count(self, losses: torch.Tensor) -> None:
+        """Tell whoever follows them the ``losses`` of a step; a part of that step."""
+        self.recorder.count(losses)
         if self.plateau:
-            counted = 1 - self.model.gate.shut
-            self.plateau.add(self.system.plateau_metric(losses), counted)
-            if self.schedule.ends_epoch(step):
-                self.plateau.end_epoch()
+            self.plateau.add(self.system.plateau_metric(losses), 1 - self.model.gate.shut)
 
     def _resume(self) -> int:
         """Go back to the newest sound checkpoint; returns the step to begin with."""
@@ -276,11 +279,12 @@ class Run:
             self.say(line)
         if not config.compile:
             return
-        lack = missing_compiler(self.device)
+        lack = self.system.uncompilable or missing_compiler(self.device)
         if lack:
             self.say(f"--compile: {lack}; running eager instead")
             return
         compile_model(self.model, config.compile_scope)
+        self._compiled = True
         parts = {"block": "block by block: about a minute", "step": "as a whole: some minutes"}
         self.say(
             f"compiling the networks with torch.compile, {parts[config.compile_scope]} the first "
@@ -291,7 +295,7 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = self.recorder.restart_clock()
-        if self.config.compile:
+        if self._compiled:
             self.recorder.say(f"first step, with compilation: {seconds:.0f} s")
 
     def _stop(self, done: int, signum: int) -> int:

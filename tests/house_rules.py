@@ -23,7 +23,7 @@ FLOORS |= {"training": 1, "dry_run": 1, "translation": 1, "recorder": 2, "feed":
 FLOORS |= {"diagnosis": 1, "skips": 3, "judge": 3, "out_of_memory": 3, "systems": 4, "command": 4}
 FLOORS |= {"preparation": 2, "resuming": 3, "runs": 5, "steps": 5, "op_checks": 6}
 FLOORS |= {"models": 6, "data": 6, "device": 6, "memory": 6, "kernels": 7}
-FLOORS |= {"distributed": 8}
+FLOORS |= {"meeting": 7, "distributed": 8}
 MAY_SPEAK = (*COMMANDS, "command")
 # May be imported from anywhere; import nothing but each other and the standard library.
 FREE = ("errors", "options", "config", "jz_options", "files", "pixel_range", "presets")
@@ -287,6 +287,18 @@ def check_unpickling(source: Source) -> list[str]:
     return [
         f"{source.at(n)}: {name} runs what it reads" for n, name in found if name not in allowed
     ]
+
+
+def check_wrappers(source: Source) -> list[str]:
+    """Gradients are summed in ``steps/gradients.py``, from the step's own backward."""
+    if source.path.startswith("tests/"):
+        return []
+    wrapper = re.compile(
+        r"(^|\.)(DistributedDataParallel|DataParallel|DDP|FullyShardedDataParallel)$"
+    )
+    nodes = [n for n in ast.walk(source.tree) if isinstance(n, ast.Name | ast.Attribute)]
+    used = [(n, ast.unparse(n)) for n in nodes] + list(imported_modules(source))
+    return [f"{source.at(node)}: {name} is banned" for node, name in used if wrapper.search(name)]
 
 
 def check_wildcards(source: Source) -> list[str]:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 
 from fastcyclegan import command, train
-from fastcyclegan.distributed import Ranks, joined
+from fastcyclegan.distributed import Ranks
 from fastcyclegan.launch import Launch
+from fastcyclegan.meeting import joined
 
 TIMEOUT = 60
 

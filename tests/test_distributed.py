@@ -1,7 +1,6 @@
 """Several processes do what one does: the same losses, weights and image pools."""
 
 import time
-from contextlib import closing
 from functools import cache
 
 import pytest
@@ -12,9 +11,7 @@ from fastcyclegan.launch import Launch
 from fastcyclegan.models import DCGANDiscriminator, DCGANGenerator, build
 from fastcyclegan.models.initialisation import init_weights
 from fastcyclegan.steps import cyclegan, dcgan, sequential
-from fastcyclegan.steps.capture import CapturedStep, CudaGraphs
 from fastcyclegan.steps.compilation import compile_model
-from fastcyclegan.steps.gradients import BUCKETS, split
 from fastcyclegan.steps.model import Model
 from fastcyclegan.steps.state import load_train_state, train_state
 from processes import on_ranks
@@ -41,21 +38,26 @@ def make_model(
 ) -> Model:
     settings = {"pool_size": 3, "seed": 5, "dtype": torch.float64, **settings}
     shape = (3, SIZE, SIZE)
-    networks = make_networks(settings["dtype"], norm=norm)
+    networks = make_networks(of_masters(settings["dtype"]), norm=norm)
     networks = {name: net.to(device) for name, net in networks.items()}
     return KINDS[updates](networks, cyclegan.Settings(**settings), shape, shape, ranks)
 
 
-def make_dcgan(ranks: Ranks) -> dcgan.DCGAN:
+def of_masters(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def make_dcgan(
+    ranks: Ranks, device: str = "cpu", dtype: torch.dtype = torch.float64
+) -> dcgan.DCGAN:
     generator = torch.Generator().manual_seed(3)
     networks = {"G": DCGANGenerator(7, 4, 3, 16), "D": DCGANDiscriminator(3, 5, 16)}
     for net in networks.values():
         init_weights(net, 0.2, generator)
     networks["G_ema"] = build(networks["G"].arch).requires_grad_(False)
     networks["G_ema"].load_state_dict(networks["G"].state_dict())
-    for net in networks.values():
-        net.double()
-    return dcgan.DCGAN(networks, dcgan.Settings(ema=0.4, seed=5, dtype=torch.float64), ranks)
+    networks = {name: net.to(device, of_masters(dtype)) for name, net in networks.items()}
+    return dcgan.DCGAN(networks, dcgan.Settings(ema=0.4, seed=5, dtype=dtype), ranks)
 
 
 def state(model: Model) -> dict[str, torch.Tensor]:
@@ -75,6 +77,7 @@ def trained(
     spoilt: tuple[int, int] = (-1, 0),
     system: str = "cyclegan",
     scope: str | None = None,
+    dtype: torch.dtype = torch.float64,
     **settings,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Losses of all steps, weights and pools.
@@ -82,7 +85,11 @@ def trained(
     ``spoilt``: a step, and its image that is nan; ``scope``: of compilation.
     """
     one_domain, rows = system == "dcgan", []
-    model = make_dcgan(ranks) if one_domain else make_model(ranks, updates, **settings)
+    model = (
+        make_dcgan(ranks, dtype=dtype)
+        if one_domain
+        else make_model(ranks, updates, dtype=dtype, **settings)
+    )
     for net in model.networks.values():
         net.sync_bn = ranks.many
     if scope:
@@ -90,7 +97,7 @@ def trained(
     module = {"joint": cyclegan, "sequential": sequential}[updates]
     step_function = (dcgan if one_domain else module).STEPS[impl]
     for step in range(steps):
-        batch = [images(BATCH, step, domain) for domain in (0, 1)]
+        batch = [images(BATCH, step, domain).to(dtype) for domain in (0, 1)]
         batch = [batch[0][..., :16, :16]] if one_domain else batch
         if step == spoilt[0]:
             batch[0][spoilt[1]] = torch.nan
@@ -116,19 +123,6 @@ COMPILED = {
 
 def compiled(ranks: Ranks) -> dict[str, tuple]:
     return {name: trained(ranks, **case) for name, case in COMPILED.items()}
-
-
-def bucket_log(ranks: Ranks) -> list[str | int]:
-    """What a step sends, in numbers, and where in that backward comes to the first layers."""
-    model, log = make_model(ranks), []
-    send = ranks.sum
-    ranks.sum = lambda tensor: log.append(tensor.numel()) or send(tensor)
-    for name, net in model.weights.items():
-        net.copies[0].register_hook(lambda gradient, name=name: log.append(name))
-    A, B = images(BATCH, 0, 0), images(BATCH, 0, 1)
-    cyclegan.fused_step(model, ranks.own(A), ranks.own(B), torch.arange(BATCH))
-    del ranks.sum
-    return log
 
 
 def part(
@@ -163,8 +157,7 @@ def turn(ranks: Ranks) -> float:
 
 
 def everything(ranks: Ranks) -> dict[str, object]:
-    found = {"cases": all_cases(ranks), "buckets": bucket_log(ranks), "parts": parts(ranks)}
-    return found | {"turn": turn(ranks)}
+    return {"cases": all_cases(ranks), "parts": parts(ranks), "turn": turn(ranks)}
 
 
 @cache
@@ -228,24 +221,20 @@ def test_the_first_process_has_its_turn_before_the_others():
     assert first <= second
 
 
-def test_gradients_travel_in_a_few_messages_that_begin_during_backward():
-    """Those of D before G's backward begins, and of both before their first layers are reached."""
-    model, logs = make_model(ALONE), [found["buckets"] for found in together(2)]
-    assert logs[0] == logs[1]
-    numbers = [x for x in logs[0] if isinstance(x, int)]
-    sizes = {k: sum(p.numel() for p in g.masters) for k, g in model.gradients.items()}
-    sums = numbers[:BUCKETS], numbers[BUCKETS : 2 * BUCKETS]
-    assert [sum(part) for part in sums] == [sizes["D"], sizes["G"]]
-    assert numbers[2 * BUCKETS :] == [8]  # the losses
-    for first, names in ((0, ("D_A", "D_B")), (BUCKETS, ("G_A", "G_B"))):
-        last = max(logs[0].index(name) for name in names)
-        assert logs[0].index(numbers[first]) < last
+@pytest.mark.parametrize(
+    ("place", "turn"), [((0, 4, 0), 1), ((1, 4, 1), 3), ((2, 4, 0), 2), ((3, 4, 1), 3)]
+)
+def test_one_process_of_a_machine_has_its_turn_before_its_others(place, turn):
+    """Two machines of two: without a shared disk the third process writes what the first has."""
 
+    class Lone(Group):
+        def _everyones(self, value):
+            met.append(value)
+            return [value]
 
-def test_split_keeps_the_order_and_has_no_more_parts_than_asked_for():
-    assert split(range(6), [1, 1, 1, 1, 1, 1], 3) == [[0, 1], [2, 3], [4, 5]]
-    assert split(range(4), [100, 1, 1, 1], 4) == [[0], [1, 2, 3]]
-    assert split(range(1), [7], 4) == [[0]]
+    met = []
+    assert Lone(*place).in_turn(lambda: len(met) + 1) == turn
+    assert met == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -259,27 +248,3 @@ def test_split_keeps_the_order_and_has_no_more_parts_than_asked_for():
 )
 def test_a_process_finds_its_place(told, found):
     assert Launch.of(told) == found
-
-
-@pytest.mark.cuda
-def test_a_step_with_its_messages_is_captured(tmp_path, deterministic):
-    """NCCL with one process: the bits of the step without messages."""
-    torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1
-    )
-    found = {ranks.many: captured(ranks) for ranks in (Group(0, 1), ALONE)}
-    torch.distributed.destroy_process_group()
-    torch.testing.assert_close(found[True], found[False], rtol=0, atol=0)
-
-
-def captured(ranks: Ranks) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Losses and state of eight steps; the graph is gone on return, as NCCL waits for that."""
-    model, said, rows = make_model(ranks, device="cuda", dtype=torch.float32), [], []
-    graphs = CudaGraphs(model.device)
-    with closing(CapturedStep(cyclegan.fused_step, said.append, graphs)) as step:
-        for number in range(8):
-            batch = (images(BATCH, number, domain).float().cuda() for domain in (0, 1))
-            numbers = torch.arange(BATCH, device="cuda") + BATCH * number
-            rows.append(step(model, *batch, numbers).clone())
-    assert said == ["the whole step is captured in one CUDA graph"]
-    return torch.stack(rows), state(model)

@@ -6,11 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcyclegan.data.sampler import ImageSampler
 from fastcyclegan.feed import Feed
+from fastcyclegan.runs.metrics import read_metrics
 from fastcyclegan.steps.capture import WARM_UP
 from fastcyclegan.steps.cyclegan import STEPS
+from fastcyclegan.training import Run
 from test_capture import Again
 from test_cyclegan import SIZE, make_model
 from test_gate import everything
@@ -99,11 +102,67 @@ def test_a_feed_that_is_closed_holds_no_graph():
     assert recorded[0]() is None
 
 
+@pytest.mark.parametrize("graphs", [None, Again()])
+def test_a_feed_that_is_closed_is_gone_with_its_last_name(graphs):
+    """And with it what is on its way between processes: the others see at once that one is gone."""
+    gc.disable()
+    feed = Feed(*trainee(), graphs)
+    left = weakref.ref(feed)
+    feed.close()
+    del feed
+    gc.enable()
+    assert left() is None
+
+
 def test_a_training_closes_its_feed(here, monkeypatch):
     closed = []
     monkeypatch.setattr(Feed, "close", lambda feed: closed.append(feed))
     assert run_on_data("--steps", "1") == 0
     assert len(closed) == 1
+
+
+class Launches(TorchDispatchMode, Again):
+    """A stand-in for a graph, and what is computed after each of its replays, outside of them."""
+
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+        Again.__init__(self)
+        self.besides: list[list[str]] = []
+        self.replaying = False
+
+    def replay(self):
+        self.replaying = True
+        super().replay()
+        self.replaying = False
+        self.besides.append([])
+
+    def __torch_dispatch__(self, op, types, arguments=(), options=None):
+        if self.besides and not self.replaying:
+            self.besides[-1].append(str(op))
+        return op(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("policy", ["linear", "plateau"])
+def test_a_step_of_a_training_is_one_launch(here, monkeypatch, policy):
+    """No more than that but where an epoch ends or a row, picture or checkpoint is due.
+
+    The metrics are those of the same training without a graph, bit for bit.
+    """
+    words = ("--lr_policy", policy, "--n_epochs", "2", "--n_epochs_decay", "1", "--name")
+    often = ("--print_freq", "5", "--display_freq", "10", "--save_every_steps", "5")
+    assert run_on_data(*words, "plain", *often) == 0
+    with Launches() as graph:
+        monkeypatch.setattr(Run, "_graphs", lambda run: graph)
+        assert run_on_data(*words, "captured", *often) == 0
+    assert len(graph.besides) == 15 - WARM_UP
+    steps = dict(enumerate(graph.besides, WARM_UP + 1))
+    assert not any(steps[step] for step in steps if step % 5), steps
+    assert steps[5] and steps[10]
+    rows = [
+        [{k: x for k, x in row.items() if k != "img_per_s"} for row in read_metrics(path)]
+        for path in sorted((here / "checkpoints").glob("*/metrics.jsonl"))
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 3
 
 
 @pytest.mark.parametrize(("options", "resident"), [

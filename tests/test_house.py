@@ -56,6 +56,7 @@ CHECKS = [
     house.check_quiet,
     house.check_docstring,
     house.check_instance_norm,
+    house.check_wrappers,
     house.check_wildcards,
     house.check_unpickling,
 ]
@@ -130,6 +131,8 @@ BROKEN = [
     (house.check_instance_norm, "kernels/x.py", "torch.nn.functional.instance_norm(x)"),
     (house.check_instance_norm, "fastcyclegan/models/x.py", "nn.InstanceNorm2d(3)"),
     (house.check_instance_norm, "kernels/x.py", "from torch.nn.functional import instance_norm"),
+    (house.check_wrappers, "fastcyclegan/steps/x.py", "nn.parallel.DistributedDataParallel(net)"),
+    (house.check_wrappers, "bench/x.py", "from torch.nn.parallel import DistributedDataParallel"),
     (house.check_wildcards, "tests/test_x.py", "from math import *"),
 ]
 

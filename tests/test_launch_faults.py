@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastcyclegan import distributed
+from fastcyclegan import distributed, meeting
 from fastcyclegan.device import own_device
 from fastcyclegan.errors import RankLost, UserError
 from fastcyclegan.launch import Launch
@@ -22,25 +22,30 @@ from tiny_runs import TINY, make_images
 WORDS = [*TINY, "--dataroot", "data", "--batch_size", "2", "--name", "bad"]
 
 
-def badly_launched(here: Path, taken: int, port: int) -> list[Ended]:
-    """The command where another program listens on the port, and where two share one GPU."""
+def badly_launched(here: Path, taken: int, *ports: int) -> list[Ended]:
+    """The command where another program listens on the port, where two share one GPU.
+
+    And where the first process alone has a GPU.
+    """
     os.chdir(here)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken)}
     ends = [ended([*WORDS, "--dist_timeout", "3"])]
-    os.environ["MASTER_PORT"] = str(port)
     torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
     torch.cuda.set_device = lambda device: None
-    words = [*WORDS, "--device", "cuda"]
-    return [*ends, ended(words)]
+    os.environ["MASTER_PORT"] = str(ports[0])
+    ends.append(ended([*WORDS, "--device", "cuda"]))
+    torch.cuda.is_available = lambda: os.environ["RANK"] == "0"
+    os.environ["MASTER_PORT"] = str(ports[1])
+    return [*ends, ended([*WORDS, "--device", "auto", "--precision", "fp32"])]
 
 
-def test_a_taken_port_and_missing_gpus(here):
+def test_a_taken_port_and_gpus_that_are_missing(here):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        work = partial(badly_launched, here, taken, free_port())
-        (port, gpus), (port_1, gpus_1) = in_processes(2, work)
+        work = partial(badly_launched, here, taken, free_port(), free_port())
+        (port, gpus, kinds), (port_1, gpus_1, kinds_1) = in_processes(2, work)
     there = f"127.0.0.1:{taken}"
     assert port.err.startswith(f"error: rank 0: port {there} is taken by another program: give")
     assert port_1.err == f"error: rank 1: rank 0 does not answer at {there} within 3 s\n"
@@ -48,8 +53,12 @@ def test_a_taken_port_and_missing_gpus(here):
         "error: rank 1: torch sees 1 CUDA GPUs here, and each process needs its own: give torchrun "
         "--nproc_per_node=1, or train with --device cpu\n"
     )
-    assert gpus_1.err == ""
-    for end in (port, port_1, gpus, gpus_1):
+    assert kinds.err == (
+        "error: rank 1 has another kind of device (cpu) than rank 0 (cuda): start all ranks with "
+        "the same options and images\n"
+    )
+    assert gpus_1.err == kinds_1.err == ""
+    for end in (port, port_1, gpus, gpus_1, kinds, kinds_1):
         assert end.code == 2 and end.out == "" and end.err.count("\n") <= 1
     assert not (here / "checkpoints").exists()
 
@@ -72,10 +81,11 @@ def test_nccl_is_for_gpus(monkeypatch, gpus):
     """A torch for GPUs on a machine without one: NCCL would refuse."""
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    monkeypatch.setattr(distributed.dist, "is_nccl_available", lambda: True)
-    monkeypatch.setattr(distributed, "_store", lambda *given: torch.distributed.HashStore())
-    monkeypatch.setattr(distributed.dist, "init_process_group", lambda x, **how: chosen.append(x))
-    assert distributed.join(Launch(1, 2), 5).rank == 1
+    monkeypatch.setattr(meeting.dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(meeting, "_store", lambda *given: torch.distributed.HashStore())
+    monkeypatch.setattr(meeting, "_name_of_start", lambda *given: "now")
+    monkeypatch.setattr(meeting.dist, "init_process_group", lambda x, **how: chosen.append(x))
+    assert meeting.join(Launch(1, 2), 5).rank == 1
     assert chosen == ["cpu:gloo,cuda:nccl" if gpus else "gloo"]
 
 
@@ -85,6 +95,16 @@ def test_what_cannot_be_recorded_is_no_lost_process(monkeypatch, recording, erro
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recording)
     with pytest.raises(error, match="not permitted"), distributed._lost_is_told():
         raise RuntimeError("operation not permitted")
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [torch.OutOfMemoryError("full"), RuntimeError("NCCL error\nCuda failure 2 'out of memory'")],
+)
+def test_a_gpu_that_is_full_is_no_lost_process(problem):
+    told = "^(full|Cuda failure 2 'out of memory')$"
+    with pytest.raises(torch.OutOfMemoryError, match=told), distributed._lost_is_told():
+        raise problem
 
 
 def node(rank: int, port: int, *words: str) -> subprocess.Popen:

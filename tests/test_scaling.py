@@ -1,5 +1,6 @@
 """The figures of docs/scaling.md are those of the networks and of the formulas that stand there."""
 
+import json
 import re
 
 import pytest
@@ -14,8 +15,14 @@ PAGE = (ROOT / "docs/scaling.md").read_text()
 WORLDS, LINKS = (1, 2, 4, 8, 16, 32, 64), (25, 100, 400)
 # of the model: images of each domain per process, and a measured step with them, in seconds
 EACH, STEP = 8, 59e-3
-# fake_A and fake_B of 256 x 256 pixels in bf16
-FAKES = 2 * 3 * 256 * 256 * 2
+
+
+def bytes_of_a_fake(pixels: int) -> int:
+    """In bf16."""
+    return 3 * pixels * pixels * 2
+
+
+FAKES = 2 * bytes_of_a_fake(256)
 
 
 def gradients(*networks: Network) -> int:
@@ -63,3 +70,17 @@ def test_the_table_of_the_model(of_cyclegan):
     first = next(n for n in range(2, 100) if received(n, weights)[1] >= received(n, weights)[0])
     told = f"From {first} processes on the fakes weigh more than the gradients"
     assert told in " ".join(PAGE.split())
+
+
+def test_what_was_measured_is_what_is_recorded():
+    [path] = re.findall(r"`(bench/results/\S+\.json)`", PAGE)
+    recorded = json.loads((ROOT / path).read_text())
+    rows = {row["name"]: row.get("extra_info") for row in recorded["benchmarks"]}
+    one, two = (rows[f"bench_scale[{world}]"] for world in (1, 2))
+    told = (
+        f"{one['img_per_s']:.1f} img/s with one process, {two['img_per_s']:.1f} with two, an "
+        f"efficiency of {100 * two['efficiency']:.0f} %; the host waited for messages in "
+        f"{100 * two['waited']:.1f} % of a step"
+    )
+    assert told in " ".join(PAGE.split())
+    assert f"({recorded['machine_info']['fastcyclegan']['cpu']}, gloo, torch" in PAGE

@@ -100,6 +100,32 @@ def test_without_a_compiler_it_says_so_and_trains(here, monkeypatch, capsys):
     assert capsys.readouterr().out.count("--compile: no C++ compiler found; running eager") == 1
 
 
+def test_images_of_different_sizes_run_eager_and_uncaptured(here, monkeypatch, capsys):
+    """With --compile that is said; what asks for a graph by name is refused."""
+
+    def as_on_a_gpu(run, graphs=training.Run._graphs):
+        device, run.device = run.device, torch.device("cuda")
+        try:
+            return graphs(run)
+        finally:
+            run.device = device
+
+    monkeypatch.setattr(training.Run, "_graphs", as_on_a_gpu)
+    monkeypatch.setattr(preparation, "_check_device", lambda config, device: None)
+    make_images(here / "mixed/trainB", 2)
+    make_images(here / "mixed/trainA", 1)
+    make_images(here / "other", 1, (60, 48))
+    (here / "other/0.png").rename(here / "mixed/trainA/1.png")
+    words = ("--dataroot", "mixed", "--preprocess", "none", "--steps", "3")
+    assert run(*words, "--compile") == 0
+    out = capsys.readouterr().out
+    sizes = "the images have different sizes after --preprocess none"
+    assert f"--compile: {sizes}, and each would be compiled anew; running eager instead" in out
+    assert f"the step runs uncaptured: {sizes}" in out and "compilation" not in out
+    assert run(*words, "--cuda_graph", "on") == 2
+    assert f"error: --cuda_graph on: {sizes}; leave it out" in capsys.readouterr().err
+
+
 def test_options_reach_the_training(here):
     words = "--direction BtoA --input_nc 1 --lambda_identity 0 --batch_size 2 --no_flip --ndf 3"
     words += " --netD n_layers --n_layers_D 2 --padding zero --serial_batches --steps 2"
@@ -236,7 +262,6 @@ def bad_input(here: Path) -> dict[str, tuple[list[str], str]]:
             "multiples of 4",
         ),
         "too small for D": ([*data, "--crop_size", "20"], "at least 24 pixels"),
-        "sizes differ": ([*uneven, "--compile"], "--compile: the images have different sizes"),
         "no mixture": ([*uneven, "--gan_mode", "wgangp"], "--gan_mode wgangp"),
         "too many bad": (["--dataroot", "bad"], "1.png"),
         "outside": ([*data, "--name", "../../x"], "--name '../../x' cannot name a run"),

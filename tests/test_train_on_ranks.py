@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastcyclegan import recorder
 from fastcyclegan.config import TrainConfig
 from fastcyclegan.distributed import Ranks
 from fastcyclegan.errors import UserError
+from fastcyclegan.judge import Judge
 from fastcyclegan.preparation import prepare
-from fastcyclegan.runs.metrics import read_metrics
+from fastcyclegan.runs.metrics import MetricsLog, read_metrics
+from fastcyclegan.runs.report.live import LiveReport
+from fastcyclegan.runs.tracking import Tracking
 from fastcyclegan.steps.cyclegan import STEPS
+from fastcyclegan.systems.cyclegan import CycleGANSystem
 from processes import Ended, ended, free_port, in_processes, train_on_ranks
 from test_train_dcgan import TINY as TINY_DCGAN
 from tiny_runs import TINY, final_state, make_images, run_on_data
@@ -29,9 +34,12 @@ def dcgan(*more: str) -> list[str]:
     return [*TINY_DCGAN, "--dataroot", "data/trainA", "--sync_bn", "--steps", "6", *more]
 
 
+TOYS = [*TINY, "--batch_size", "2"]
 BAD = {
     "not among two": (words("--batch_size", "3"), "--batch_size 3 cannot be divided among 2"),
     "an option": ({0: words(), 1: words("--lr", "0.1")}, "rank 1 has another --lr (0.1) than"),
+    "toys": ({0: TOYS, 1: words()}, "rank 1 has another source of images (a folder) than rank 0"),
+    "given weights": ({0: words(), 1: words("--init_from", "data")}, "rank 1 has another --init_"),
     "images": ({0: words(), 1: words("--dataroot", "other")}, "rank 1 has another set of images"),
     "dropout": (words("--dropout"), "--dropout is for one process"),
     "a typing error": (words("--lamda_A", "3"), "--lamda_A: unknown option"),
@@ -161,3 +169,43 @@ def test_all_go_back_when_one_is_not_finite(here):
     assert (event["step"], event["reached"]) == (4, 6)
     weights, _, _ = final_state(here / "checkpoints/back")
     assert all(x.isfinite().all() for net in weights.values() for x in net.values())
+
+
+# What writes or judges, by where it is looked up.
+ONLY_FIRST = {
+    "report": (LiveReport, "tick"),
+    "tracker": (Tracking, "rewind"),
+    "tracker's rows": (Tracking, "row"),
+    "judge": (Judge, "scores"),
+    "metrics": (MetricsLog, "write"),
+    "preview": (CycleGANSystem, "show"),
+    "checkpoint": (recorder, "write_checkpoint"),
+}
+
+
+def judged(here: Path, port: int) -> tuple[Ended, set[str]]:
+    """The command with all that it can show, and what of that this process has done."""
+    os.chdir(here)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    done = set()
+
+    def noted(name: str, function: Callable) -> Callable:
+        return lambda *given, **options: done.add(name) or function(*given, **options)
+
+    for name, (place, function) in ONLY_FIRST.items():
+        setattr(place, function, noted(name, getattr(place, function)))
+    often = ("--eval_every", "2", "--track", "tensorboard")
+    return ended(words("--name", "shown", "--steps", "4", *often)), done
+
+
+def test_the_first_process_alone_judges_reports_and_tracks(here):
+    for seed, domain in enumerate("AB"):
+        make_images(here / f"data/test{domain}", 3, (32, 32), seed=10 + seed)
+    (first, all_of_it), (second, nothing) = in_processes(2, partial(judged, here, free_port()))
+    assert [first.code, second.code] == [0, 0], (first, second)
+    assert all_of_it == set(ONLY_FIRST) and nothing == set()
+    root = here / "checkpoints/shown"
+    scores = [row for row in read_metrics(root / "metrics.jsonl") if "swd_B" in row]
+    assert [row["step"] for row in scores] == [2, 4]
+    assert (root / "report.html").is_file() and (root / "best").is_dir()
+    assert len(list((root / "tensorboard").iterdir())) == 1

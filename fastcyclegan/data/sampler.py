@@ -218,4 +218,6 @@ class ImageSampler:
 def _send(x: Tensor, device: torch.device) -> Tensor:
     if x.device == device:
         return x
+    # torch's allocator of pinned memory is a ring: it keeps its blocks, and gives one out again
+    # only when the copy that reads it has ended
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

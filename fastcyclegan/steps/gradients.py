@@ -46,6 +46,9 @@ class Gradients:
             w.set_gradients([next(remaining) for _ in w.copies])
         return tuple(remaining)
 
+    def begin(self) -> None:
+        """Forget what a step that broke off has left, as one that cannot be captured does."""
+
     def settle(self) -> None:
         """To be called before anyone reads the gradients of the masters."""
 
@@ -92,6 +95,12 @@ class SummedGradients(Gradients):
             for hook in hooks:
                 hook.remove()
         return found[len(self.copies) :]
+
+    def begin(self) -> None:
+        """What was sent is not waited for: nothing was while a graph was recorded."""
+        self._sent = []
+        for bucket in self._buckets:
+            bucket.arrived = {}
 
     def settle(self) -> None:
         """Wait for the sums; gradients that :meth:`take` did not see are sent first."""

@@ -92,7 +92,9 @@ class Model:
         return SummedGradients(weights, self.ranks) if self.ranks.many else Gradients(weights)
 
     def begin_step(self) -> None:
-        """Open the gate; before the first forward pass of a step."""
+        """Open the gate, with no gradients; before the first forward pass of a step."""
+        for gradients in self.gradients.values():
+            gradients.begin()
         self.gate.begin([*self._statistics, *self.provisional()])
 
     def provisional(self) -> Sequence[torch.Tensor]:

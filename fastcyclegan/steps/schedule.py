@@ -3,7 +3,8 @@
 Both are functions of the step number, except for the plateau policy, which follows the losses.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import cos, inf, pi
 from typing import Self
 
@@ -107,31 +108,32 @@ class Plateau:
 
     Attributes:
         lr: the learning rate of the first epoch.
-        factor: what it is multiplied by now.
+        device: where what it is told is summed up.
+        factor: what the rate is multiplied by now.
         best: the lowest mean of an epoch, None before the first.
         bad_epochs: how many epochs in a row were not better.
-        total: sum of what was added in this epoch, a 0-D tensor on its device once there is one.
-        count: how many were added, as ``total``.
+        sums: (2,) fp64, the sum of what was added in this epoch and how many these were; a captured
+            step adds to it where it lies.
     """
 
     lr: float
+    device: torch.device | str = "cpu"
     factor: float = 1.0
     best: float | None = None
     bad_epochs: int = 0
-    total: torch.Tensor | float = 0.0
-    count: torch.Tensor | float = 0.0
+
+    def __post_init__(self) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     def add(self, metric: torch.Tensor, counted: torch.Tensor | float = 1.0) -> None:
         """Count in ``metric``, 0-D, of one step, unless ``counted``, 0-D, is 0; no host sync."""
-        metric = metric.double()
-        self.total = self.total + torch.where(
-            torch.as_tensor(counted, device=metric.device) > 0, metric, 0.0
-        )
-        self.count = self.count + counted
+        counted = torch.as_tensor(counted, dtype=torch.float64, device=self.device)
+        self.sums += torch.stack([torch.where(counted > 0, metric.double(), 0.0), counted])
 
     def end_epoch(self) -> None:
         """Judge the epoch and begin the next one; one host sync."""
-        mean = float(self.total) / float(self.count) if self.count else inf
+        total, count = self.sums.tolist()
+        mean = total / count if count else inf
         if self.best is None or mean < self.best * (1 - PLATEAU_THRESHOLD):
             self.best, self.bad_epochs = mean, 0
         else:
@@ -140,15 +142,16 @@ class Plateau:
             self.bad_epochs = 0
             cut = self.lr * self.factor * (1 - PLATEAU_FACTOR)
             self.factor *= PLATEAU_FACTOR if cut > PLATEAU_SMALLEST_CUT else 1.0
-        self.total, self.count = 0.0, 0.0
+        self.sums.zero_()
 
     def state(self) -> dict[str, float | int | None]:
         """All that changes, as JSON can hold it; one host sync."""
-        state = asdict(self) | {"total": float(self.total), "count": float(self.count)}
-        del state["lr"]
-        return state
+        total, count = self.sums.tolist()
+        state = {name: getattr(self, name) for name in ("factor", "best", "bad_epochs")}
+        return state | {"total": total, "count": count}
 
-    def load(self, state: dict[str, float | int | None]) -> None:
+    def load(self, state: Mapping[str, float | int | None]) -> None:
         """Put back what :meth:`state` returned. Raises KeyError if a part is missing."""
-        for name in self.state():
-            setattr(self, name, state[name])
+        self.sums.copy_(torch.tensor([state["total"], state["count"]], dtype=torch.float64))
+        self.factor, self.best = state["factor"], state["best"]
+        self.bad_epochs = state["bad_epochs"]

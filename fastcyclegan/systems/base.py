@@ -124,6 +124,11 @@ class System(ABC):
         """Why a step cannot be one CUDA graph, in a few words, or None if it can."""
         return None
 
+    @property
+    def uncompilable(self) -> str | None:
+        """Why ``--compile`` leaves the networks as they are, in a few words, or None."""
+        return None
+
     def image_names(self, step: int) -> dict[str, list[str]]:
         """Names of the images of the sampler's batch ``step``, by domain, in the batch's order."""
         raise NotImplementedError

@@ -102,6 +102,15 @@ class CycleGANSystem(System):
         """A second derivative, or images whose sizes differ."""
         if self.config.gan_mode == "wgangp":
             return "--gan_mode wgangp differentiates the discriminators twice"
+        return self._sizes_differ
+
+    @property
+    def uncompilable(self) -> str | None:
+        """Images whose sizes differ."""
+        return self._sizes_differ and f"{self._sizes_differ}, and each would be compiled anew"
+
+    @property
+    def _sizes_differ(self) -> str | None:
         if None in self.sampler.sizes:
             return f"the images have different sizes after --preprocess {self.config.preprocess}"
         return None
@@ -150,11 +159,6 @@ class CycleGANSystem(System):
 
 def _check_sizes(config: TrainConfig, *sizes: tuple[int, int] | None) -> None:
     """Raise UserError if the images' sizes, None where they differ, do not go with an option."""
-    if None in sizes and config.compile:
-        raise UserError(
-            f"--compile: the images have different sizes after --preprocess {config.preprocess}; "
-            "use one that ends in crop, or leave --compile out"
-        )
     if config.gan_mode == "wgangp" and (None in sizes or len(set(sizes)) > 1):
         raise UserError(
             "--gan_mode wgangp mixes real and generated images, whose sizes differ after "
