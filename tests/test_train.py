@@ -111,7 +111,7 @@ def test_images_of_different_sizes_run_eager_and_uncaptured(here, monkeypatch, c
             run.device = device
 
     monkeypatch.setattr(training.Run, "_graphs", as_on_a_gpu)
-    monkeypatch.setattr(preparation, "_check_device", lambda config, device: None)
+    monkeypatch.setattr(preparation, "check_device", lambda config, device: None)
     make_images(here / "mixed/trainB", 2)
     make_images(here / "mixed/trainA", 1)
     make_images(here / "other", 1, (60, 48))
