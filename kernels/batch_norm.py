@@ -39,11 +39,7 @@ from fastcyclegan.kernels.dispatch import (
     use_triton,
     wide_dtype,
 )
-from fastcyclegan.kernels.instance_norm import (
-    ACTIVATIONS,
-    _combine,
-    launch_stats,
-)
+from fastcyclegan.kernels.instance_norm import ACTIVATIONS
 from fastcyclegan.kernels.instance_norm_bwd import (
     activate,
     dense_channels,
@@ -51,6 +47,7 @@ from fastcyclegan.kernels.instance_norm_bwd import (
     launch_sums,
 )
 from fastcyclegan.kernels.norm_config import apply_config, batch_config
+from fastcyclegan.kernels.norm_stats import combine_runs, launch_stats
 
 # Pixels that an int32 can count, and those of a block that goes beyond them.
 LARGEST = 2**31 - 2**16
@@ -130,7 +127,7 @@ def _batch_norm_finish_kernel(
 ):
     offs_c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask = offs_c < C
-    mean, m2 = _combine(
+    mean, m2 = combine_runs(
         part_mean_ptr, part_m2_ptr, 0, offs_c, HW, C, tiles, tile_pixels, BLOCK_T, ACC
     )
     tl.store(mean_ptr + offs_c, mean, mask=mask)
