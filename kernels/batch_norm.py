@@ -27,6 +27,7 @@ import torch
 from torch.nn import functional as F
 
 from fastcyclegan.kernels.dispatch import (
+    LARGEST,
     accumulator,
     check_channels_last,
     check_image,
@@ -48,9 +49,6 @@ from fastcyclegan.kernels.instance_norm_bwd import (
 )
 from fastcyclegan.kernels.norm_config import apply_config, batch_config
 from fastcyclegan.kernels.norm_stats import combine_runs, launch_stats
-
-# Pixels that an int32 can count, and those of a block that goes beyond them.
-LARGEST = 2**31 - 2**16
 
 
 def batch_norm_ref(

@@ -22,6 +22,8 @@ except ImportError:
 
 IMPLS = ("ref", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# What a kernel can count in an int32, pixels for one, with the few blocks that it goes beyond them.
+LARGEST = 2**31 - 2**16
 PLAIN_ARGS = ("N", "tiles", "tile_pixels", "chunk", "capacity", "stream")
 
 

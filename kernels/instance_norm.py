@@ -41,7 +41,7 @@ from fastcyclegan.kernels.instance_norm_bwd import (
     instance_norm_bwd,
     spatial_strides,
 )
-from fastcyclegan.kernels.norm_config import apply_config, reduce_config, split
+from fastcyclegan.kernels.norm_config import apply_config, bounds_of, reduce_config, runs_of, split
 from fastcyclegan.kernels.norm_stats import combine_runs, launch_stats
 from fastcyclegan.kernels.reflection_pad import (
     check_pixels,
@@ -151,18 +151,18 @@ def _instance_norm_fwd_kernel(
     HW = H * W
     WP = W + 2 * PAD
     pixels = (H + 2 * PAD) * WP
-    chunks = tl.cdiv(pixels, chunk)
+    chunks = runs_of(pixels, chunk)
     c_blocks = tl.cdiv(C, BLOCK_C)
+    stride_xh = tl.cast(W, tl.int64) * C
     n = (pid // (c_blocks * chunks)).to(tl.int64)
-    start = pid // c_blocks % chunks * chunk
-    end = tl.minimum(start + chunk, pixels)
+    start, end = bounds_of(pid // c_blocks % chunks, chunk, pixels)
     offs_c = (pid % c_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = offs_c < C
     x_base = x_ptr + n * HW * C + offs_c[None, :]
     y_base = y_ptr + n * pixels * C + offs_c[None, :]
     block = tl.arange(0, BLOCK_P)
     # A block ahead, so that it is on its way while the statistics are combined.
-    x = _load_reflected(x_base, start + block, end, mask_c, H, W, W * C, C, WP, PAD)
+    x = _load_reflected(x_base, start + block, end, mask_c, H, W, stride_xh, C, WP, PAD)
     if residual_ptr is not None:
         r_base = residual_ptr + n * stride_rn + offs_c[None, :]
         r = _load_reflected(r_base, start + block, end, mask_c, H, W, stride_rh, stride_rw, WP, PAD)
@@ -176,7 +176,7 @@ def _instance_norm_fwd_kernel(
     for p in range(start, end, BLOCK_P):
         offs_p = p + block
         z = (x.to(ACC) - mean[None, :]) * rstd[None, :]
-        x = _load_reflected(x_base, offs_p + BLOCK_P, end, mask_c, H, W, W * C, C, WP, PAD)
+        x = _load_reflected(x_base, offs_p + BLOCK_P, end, mask_c, H, W, stride_xh, C, WP, PAD)
         if weight_ptr is not None:
             z *= tl.load(weight_ptr + offs_c, mask=mask_c, other=0.0).to(ACC)[None, :]
         if bias_ptr is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from fastcyclegan.kernels.dispatch import accumulator, jit, on_device, tl, wide_dtype
-from fastcyclegan.kernels.norm_config import Config, split
+from fastcyclegan.kernels.norm_config import Config, bounds_of, split
 
 
 @jit
@@ -71,8 +71,7 @@ def _instance_norm_stats_kernel(
     n = (pid // (c_blocks * tiles)).to(tl.int64)
     offs_c = (pid % c_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = (offs_c < C)[None, :]
-    start = tile * tile_pixels
-    end = tl.minimum(start + tile_pixels, HW)
+    start, end = bounds_of(tile, tile_pixels, HW)
     rows = start + tl.arange(0, BLOCK_P)
     x_base = x_ptr + n * HW * C + offs_c[None, :]
     # Each lane is shifted by its own first sample: then s2 is at most count times its true M2.
