@@ -18,6 +18,7 @@ from fastcyclegan.kernels.instance_norm import (
     instance_norm_pad,
 )
 from fastcyclegan.kernels.reflection_pad import reflection_pad
+from fastcyclegan.kernels.sync_batch_norm import _statistics, combine, sync_batch_norm
 from fastcyclegan.kernels.windows import draw_windows
 from op_inputs import (
     make_augment,
@@ -39,6 +40,11 @@ def instance_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def batch_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mean, rstd = _batch_norm_stats(x, None, None, 0.1, 1e-12)
     return mean.double(), rstd.double() ** -2 - 1e-12
+
+
+def shared_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, m2, number = combine(_statistics(x, True)[None])
+    return mean.double(), m2.double() / number
 
 
 SHAPES = ((2, 5, 6, 7), (2, 3, 9, 7), (1, 63, 17, 13), (1, 130, 4, 5), (3, 1, 4, 6), (1, 5, 4, 4))
@@ -114,6 +120,19 @@ INSTANCE_NORM_PAD = Op(
     unsupported=NORM_UNSUPPORTED,
 )
 
+# With one channel, its sum is the whole tensor: it must not cancel, or rounding is all of it.
+BATCH_SHAPES = (*SHAPES[:4], (2, 1, 5, 7), (7, 5, 1, 1), (1, 3, 2, 1))
+BATCH_REFUSED = (
+    (lambda t: {"act": "gelu"}, ValueError, "act='gelu'"),
+    (lambda t: {"running_mean": t["x"][0, :, 0, 0]}, ValueError, "give both"),
+    (lambda t: {"x": t["x"][:1, :, :1, :1]}, ValueError, "one value per channel"),
+    (
+        lambda t: dict.fromkeys(("running_mean", "running_var"), t["x"][0, :, 0, 0].half()),
+        TypeError,
+        "running_mean is torch.float16",
+    ),
+)
+BATCH_UNSUPPORTED = ((lambda t: {"weight": t["x"][0, :2, 0, 0]}, ValueError, "weight must be"),)
 TRAINING, EVAL = {"training": True}, {"training": False}
 BATCH_NORM = Op(
     name="batch_norm",
@@ -127,8 +146,7 @@ BATCH_NORM = Op(
         "eval": EVAL,
         "eval relu": EVAL | AFFINE | {"act": "relu"},
     },
-    # With one channel, its sum is the whole tensor: it must not cancel, or rounding is all of it.
-    shapes=(*SHAPES[:4], (2, 1, 5, 7), (7, 5, 1, 1), (1, 3, 2, 1)),
+    shapes=BATCH_SHAPES,
     # DCGAN's generator and discriminator, and a PatchGAN.
     nets=(
         ("relu", (64, 512, 4, 4)),
@@ -141,17 +159,31 @@ BATCH_NORM = Op(
     mutated=("running_mean", "running_var"),
     norm=Norm((0, 2, 3), batch_statistics),
     bad=(
-        (lambda t: {"act": "gelu"}, ValueError, "act='gelu'"),
+        *BATCH_REFUSED,
         (lambda t: {"training": False}, ValueError, "training=False needs"),
-        (lambda t: {"running_mean": t["x"][0, :, 0, 0]}, ValueError, "give both"),
-        (lambda t: {"x": t["x"][:1, :, :1, :1]}, ValueError, "one value per channel"),
-        (
-            lambda t: dict.fromkeys(("running_mean", "running_var"), t["x"][0, :, 0, 0].half()),
-            TypeError,
-            "running_mean is torch.float16",
-        ),
     ),
-    unsupported=((lambda t: {"weight": t["x"][0, :2, 0, 0]}, ValueError, "weight must be"),),
+    unsupported=BATCH_UNSUPPORTED,
+)
+
+# As one process of one: what it is told is what it says.
+SYNC_BATCH_NORM = Op(
+    name="sync_batch_norm",
+    public=sync_batch_norm,
+    oracle=oracles.batch_norm,
+    variants={
+        "plain": {"running": False},
+        "relu": AFFINE | {"act": "relu"},
+        "leaky_relu": AFFINE | {"act": "leaky_relu", "slope": 0.1, "momentum": 0.3},
+        "weight": {"weight": True},
+    },
+    shapes=BATCH_SHAPES,
+    nets=(("relu", (64, 64, 32, 32)), ("leaky_relu", DISCRIMINATOR)),
+    main=("relu",),
+    make=make_batch_norm,
+    mutated=("running_mean", "running_var"),
+    norm=Norm((0, 2, 3), shared_statistics),
+    bad=BATCH_REFUSED,
+    unsupported=BATCH_UNSUPPORTED,
 )
 
 REFLECTION_PAD = Op(
@@ -282,6 +314,7 @@ OPS = (
     INSTANCE_NORM,
     INSTANCE_NORM_PAD,
     BATCH_NORM,
+    SYNC_BATCH_NORM,
     REFLECTION_PAD,
     IMAGE_POOL,
     UNDO_IMAGE_POOL,
