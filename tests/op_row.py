@@ -71,6 +71,13 @@ class Op:
         return self.make(dict(self.variants[variant]), shape, dtype, device)
 
     def shapes_of(self, variant: str) -> list[Shape]:
-        """The shapes that a variant can have: a reflection needs more pixels than its width."""
+        """The shapes that a variant can have, and the smallest image that can be padded so."""
+        fitting = [shape for shape in self.shapes if self.fitted(variant, shape) == shape]
+        smallest = self.fitted(variant, (*self.shapes[0][:2], 1, 2))
+        return fitting + [smallest] * ("pad" in self.variants[variant])
+
+    def fitted(self, variant: str, shape: Shape) -> Shape:
+        """``shape``, or a higher or wider one: a reflection needs more pixels than its width."""
+        *start, h, w = shape
         pad = self.variants[variant].get("pad", 0)
-        return [shape for shape in self.shapes if pad < min(shape[2:])]
+        return (*start, h, w) if pad < min(h, w) else (*start, max(h, pad + 1), max(w, pad + 2))

@@ -74,20 +74,25 @@ def test_matches_the_reference_at_the_shapes_of_the_nets(op, dtype, device):
 @by_variant()
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_reference_matches_numpy(op, variant, layout):
-    """With every layout of the gradient: PyTorch has been wrong there."""
-    tensors, options = op.case(variant, op.shapes[0], torch.float64, "cpu")
-    dys = [in_layout(dy, layout) for dy in cotangents(op, run(op, tensors, options, impl="ref"))]
-    found = run(op, tensors, options, dys, "ref")
-    arrays = {name: t.numpy() for name, t in tensors.items()}
-    truth = op.oracle(arrays, options, [dy.numpy() for dy in dys])
-    for name, t in found.items():
-        np.testing.assert_allclose(t, truth[name], rtol=0, atol=1e-12, err_msg=name)
+    """With every layout of the gradient, also of one image: PyTorch has been wrong there."""
+    n, *rest = op.shapes_of(variant)[0]
+    for images in (n, 1):
+        tensors, options = op.case(variant, (images, *rest), torch.float64, "cpu")
+        results = run(op, tensors, options, impl="ref")
+        dys = [in_layout(dy, layout) for dy in cotangents(op, results)]
+        found = run(op, tensors, options, dys, "ref")
+        arrays = {name: t.numpy() for name, t in tensors.items()}
+        truth = op.oracle(arrays, options, [dy.numpy() for dy in dys])
+        for name, t in found.items():
+            what = f"{name} of {images}"
+            np.testing.assert_allclose(t, truth[name], rtol=0, atol=1e-12, err_msg=what)
 
 
 @on_devices
 @by_variant(DIFFERENTIABLE)
 def test_gradients_are_those_of_finite_differences(op, variant, device):
-    tensors, options = op.case(variant, (1, 2, 4, 5), torch.float64, device)
+    shape = op.fitted(variant, (1, 2, 4, 5))
+    tensors, options = op.case(variant, shape, torch.float64, device)
     names = list(leaves(op, tensors))
 
     def function(*values):
@@ -172,7 +177,8 @@ def test_results_are_channels_last_and_the_same_twice(op, variant, device):
 @on_devices
 @by_variant()
 def test_reads_and_writes_no_other_memory(op, variant, device):
-    tensors, options = op.case(variant, op.shapes[1], torch.float32, device)
+    shape = op.shapes_of(variant)[:2][-1]
+    tensors, options = op.case(variant, shape, torch.float32, device)
     fences = Fences()
     dys = [fences.around(dy) for dy in cotangents(op, run(op, tensors, options, impl="ref"))]
     # Before the other one, which a wrong address may end.
@@ -185,7 +191,8 @@ def test_reads_and_writes_no_other_memory(op, variant, device):
 @on_devices
 @by_variant()
 def test_empty_batch(op, variant, device):
-    case = op.case(variant, (0, *op.shapes[0][1:]), torch.float32, device)
+    shape = (0, *op.shapes_of(variant)[0][1:])
+    case = op.case(variant, shape, torch.float32, device)
     found, expected = run(op, *case), run(op, *case, impl="ref")
     for name, t in expected.items():
         assert found[name].shape == t.shape, name
