@@ -19,20 +19,39 @@ from fastcyclegan.kernels.norm_config import Config, bounds_of, split
 def combine_runs(
     mean_ptr, m2_ptr, n, offs_c, HW, C, tiles, tile_pixels, BLOCK_T: tl.constexpr, ACC: tl.constexpr
 ):
-    """(mean, M2) of each channel of sample n from its partial ones: Chan, all tiles at once."""
-    t = tl.arange(0, BLOCK_T)
-    offs = ((n * tiles + t) * C)[:, None] + offs_c[None, :]
-    mask = (t < tiles)[:, None] & (offs_c < C)[None, :]
-    means = tl.load(mean_ptr + offs, mask=mask, other=0.0)
-    m2s = tl.load(m2_ptr + offs, mask=mask, other=0.0)
-    count = tl.minimum(tile_pixels, tl.maximum(HW - t * tile_pixels, 0)).to(ACC)[:, None]
-    # Shifted by the first tile's mean, so that neither sum waits for the other. Where that tile is
-    # unlike the rest, the rounding of the variance grows by their number, 64 at most.
-    first = tl.load(mean_ptr + n * tiles * C + offs_c, mask=offs_c < C, other=0.0)
-    delta = tl.where(mask, means - first[None, :], 0.0)
+    """(mean, M2) of each channel of sample n from its partial ones, by Chan's formula."""
+    LANES: tl.constexpr = BLOCK_T // 4 if BLOCK_T > 32 else (8 if BLOCK_T > 8 else BLOCK_T)
+    base = n * tiles * C + offs_c[None, :]
+    mask_c = (offs_c < C)[None, :]
+    lane = tl.arange(0, LANES)
+    # Each lane adds up its few tiles as they come, shifted by its own first one.
+    first = tl.load(
+        mean_ptr + base + (lane * C)[:, None], mask=(lane < tiles)[:, None] & mask_c, other=0.0
+    )
+    count = tl.zeros((LANES, 1), ACC)
+    s1 = tl.zeros_like(first)
+    s2 = tl.zeros_like(first)
+    for j in tl.static_range(BLOCK_T // LANES):
+        t = lane + j * LANES
+        mask = (t < tiles)[:, None] & mask_c
+        offs = base + (t * C)[:, None]
+        pixels = tl.minimum(tile_pixels, tl.maximum(HW - t * tile_pixels, 0))
+        pixels = tl.where(t < tiles, pixels, 0).to(ACC)[:, None]
+        delta = tl.where(mask, tl.load(mean_ptr + offs, mask=mask, other=0.0) - first, 0.0)
+        count += pixels
+        s1 += pixels * delta
+        s2 += tl.load(m2_ptr + offs, mask=mask, other=0.0) + pixels * delta * delta
+    some = tl.maximum(count, 1.0)
+    m2 = tl.sum(s2 - s1 * (s1 / some), 0)
+    # The squares of the lanes wait for the mean of all: about a lane that is unlike the rest they
+    # would cancel, by as much as there are lanes.
+    origin = tl.load(mean_ptr + n * tiles * C + offs_c, mask=offs_c < C, other=0.0)
+    mask = (lane < tiles)[:, None] & mask_c
+    delta = tl.where(mask, first - origin[None, :] + s1 / some, 0.0)
     shift = tl.sum(count * delta, 0) / HW
-    m2 = tl.sum(m2s + count * delta * delta, 0) - shift * shift * HW
-    return first + shift, tl.where(m2 < 0, 0.0, m2)
+    delta = tl.where(mask, delta - shift[None, :], 0.0)
+    m2 += tl.sum(count * delta * delta, 0)
+    return origin + shift, tl.where(m2 < 0, 0.0, m2)
 
 
 @jit

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastcyclegan.kernels.norm_config import Config
 from op_inputs import Shape
 
 Tensors = dict[str, torch.Tensor]
@@ -18,10 +19,14 @@ Refused = tuple[Callable[[Tensors], dict[str, Any]], type[Exception], str]
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """What is normalised: pixels over ``axes``; ``statistics`` gives (mean, variance) of x."""
+    """What is normalised: pixels over ``axes``; ``statistics`` gives (mean, variance) of x.
+
+    ``config`` divides them into runs, by channels and bytes of an element.
+    """
 
     axes: tuple[int, ...]
     statistics: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    config: Callable[[int, int], Config]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from fastcyclegan.kernels.instance_norm import (
     instance_norm,
     instance_norm_pad,
 )
+from fastcyclegan.kernels.norm_config import batch_config, reduce_config
 from fastcyclegan.kernels.reflection_pad import reflection_pad
 from fastcyclegan.kernels.sync_batch_norm import _statistics, combine, sync_batch_norm
 from fastcyclegan.kernels.windows import draw_windows
@@ -97,7 +98,7 @@ INSTANCE_NORM = Op(
     main=("plain", "weight relu pad 1", "affine residual relu"),
     make=make_norm,
     any_layout=("residual",),
-    norm=Norm((2, 3), instance_statistics),
+    norm=Norm((2, 3), instance_statistics, reduce_config),
     bad=NORM_REFUSED,
     unsupported=NORM_UNSUPPORTED,
 )
@@ -158,7 +159,7 @@ BATCH_NORM = Op(
     main=("relu", "eval relu"),
     make=make_batch_norm,
     mutated=("running_mean", "running_var"),
-    norm=Norm((0, 2, 3), batch_statistics),
+    norm=Norm((0, 2, 3), batch_statistics, batch_config),
     bad=(
         *BATCH_REFUSED,
         (lambda t: {"training": False}, ValueError, "training=False needs"),
@@ -182,7 +183,7 @@ SYNC_BATCH_NORM = Op(
     main=("relu",),
     make=make_batch_norm,
     mutated=("running_mean", "running_var"),
-    norm=Norm((0, 2, 3), shared_statistics),
+    norm=Norm((0, 2, 3), shared_statistics, batch_config),
     bad=BATCH_REFUSED,
     unsupported=BATCH_UNSUPPORTED,
 )
