@@ -106,7 +106,9 @@ def _check_options(
     if residual is not None and act != "none":
         raise ValueError(f"act={act!r} with a residual: only residual_relu can follow the sum")
     if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"residual is {tuple(residual.shape)}, x is {tuple(x.shape)}")
+        raise ValueError(
+            f"residual is {tuple(residual.shape)}, x is {tuple(x.shape)}: give one of its shape"
+        )
 
 
 @jit

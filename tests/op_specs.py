@@ -57,17 +57,29 @@ NORM_REFUSED = (
     (lambda t: {"act": "gelu"}, ValueError, "act='gelu'"),
     (lambda t: {"residual_relu": True}, ValueError, "without a residual"),
     (lambda t: {"act": "relu", "residual": t["x"]}, ValueError, "with a residual"),
-    (lambda t: {"act": "none", "residual": t["x"][:1]}, ValueError, "residual is"),
+    (
+        lambda t: {"act": "none", "residual": t["x"][:1]},
+        ValueError,
+        "residual is .*: give one of its shape",
+    ),
     (lambda t: {"pad": 6}, ValueError, "more than 6 pixels, got 6 x 7"),
     (lambda t: {"pad": -1}, ValueError, "pad=-1"),
 )
+PARAMETERS_UNSUPPORTED = (
+    (lambda t: {"weight": t["x"][0, :2, 0, 0]}, ValueError, "weight must be .*one value per"),
+    (
+        lambda t: {"weight": t["x"].new_ones(2 * t["x"].shape[1])[::2]},
+        ValueError,
+        r'weight must be contiguous.* use \.contiguous\(\), or impl="ref"',
+    ),
+)
 NORM_UNSUPPORTED = (
+    *PARAMETERS_UNSUPPORTED,
     (
         lambda t: {"act": "none", "residual": t["x"].half()},
         TypeError,
         "residual is torch.float16",
     ),
-    (lambda t: {"weight": t["x"][0, :2, 0, 0]}, ValueError, "weight must be"),
 )
 
 INSTANCE_NORM = Op(
@@ -134,7 +146,6 @@ BATCH_REFUSED = (
         "running_mean is torch.float16",
     ),
 )
-BATCH_UNSUPPORTED = ((lambda t: {"weight": t["x"][0, :2, 0, 0]}, ValueError, "weight must be"),)
 TRAINING, EVAL = {"training": True}, {"training": False}
 BATCH_NORM = Op(
     name="batch_norm",
@@ -164,7 +175,7 @@ BATCH_NORM = Op(
         *BATCH_REFUSED,
         (lambda t: {"training": False}, ValueError, "training=False needs"),
     ),
-    unsupported=BATCH_UNSUPPORTED,
+    unsupported=PARAMETERS_UNSUPPORTED,
 )
 
 # As one process of one: what it is told is what it says.
@@ -185,7 +196,7 @@ SYNC_BATCH_NORM = Op(
     mutated=("running_mean", "running_var"),
     norm=Norm((0, 2, 3), shared_statistics, batch_config),
     bad=BATCH_REFUSED,
-    unsupported=BATCH_UNSUPPORTED,
+    unsupported=PARAMETERS_UNSUPPORTED,
 )
 
 REFLECTION_PAD = Op(
