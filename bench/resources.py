@@ -35,6 +35,7 @@ from fastcyclegan.kernels import (
     image_pool,
     instance_norm,
     instance_norm_bwd,
+    norm_stats,
     reflection_pad,
     windows,
 )
@@ -74,6 +75,7 @@ MODULES = (
     image_pool,
     instance_norm,
     instance_norm_bwd,
+    norm_stats,
     reflection_pad,
     windows,
 )

@@ -16,7 +16,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastcyclegan.kernels.dispatch import DTYPES, accumulator, jit, on_device, tl, use_triton
+from fastcyclegan.kernels.dispatch import (
+    DTYPES,
+    LARGEST,
+    accumulator,
+    jit,
+    on_device,
+    tl,
+    use_triton,
+)
 from fastcyclegan.kernels.reflection_pad import check_margin, pad_ref, reflect_index
 
 # To [-1, 1].
@@ -159,8 +167,8 @@ def _check(pixels, plan: dict[str, Tensor], h: int, w: int, dtype: torch.dtype, 
         if t.device != pixels.device:
             raise ValueError(f"{name} is on {t.device}, pixels are on {pixels.device}")
     check_margin((h, w), pad)
-    if (h + 2 * pad) * (w + 2 * pad) * pixels.shape[1] >= 2**31:
-        raise ValueError(f'{h} x {w}: 2**31 values or more per image: use impl="ref"')
+    if (h + 2 * pad) * (w + 2 * pad) * pixels.shape[1] > LARGEST:
+        raise ValueError(f'{h} x {w}: more than {LARGEST} values per image: use impl="ref"')
 
 
 def _output(pixels, n: int, h: int, w: int, dtype: torch.dtype, pad: int) -> Tensor:

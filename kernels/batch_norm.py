@@ -27,6 +27,7 @@ import torch
 from torch.nn import functional as F
 
 from fastcyclegan.kernels.dispatch import (
+    LARGEST,
     accumulator,
     check_channels_last,
     check_image,
@@ -39,11 +40,7 @@ from fastcyclegan.kernels.dispatch import (
     use_triton,
     wide_dtype,
 )
-from fastcyclegan.kernels.instance_norm import (
-    ACTIVATIONS,
-    _combine,
-    launch_stats,
-)
+from fastcyclegan.kernels.instance_norm import ACTIVATIONS
 from fastcyclegan.kernels.instance_norm_bwd import (
     activate,
     dense_channels,
@@ -51,9 +48,7 @@ from fastcyclegan.kernels.instance_norm_bwd import (
     launch_sums,
 )
 from fastcyclegan.kernels.norm_config import apply_config, batch_config
-
-# Pixels that an int32 can count, and those of a block that goes beyond them.
-LARGEST = 2**31 - 2**16
+from fastcyclegan.kernels.norm_stats import combine_runs, launch_stats
 
 
 def batch_norm_ref(
@@ -118,7 +113,7 @@ def _batch_norm_finish_kernel(
     rstd_ptr,  # (C,)
     running_mean_ptr,  # (C,), changed in place, or None
     running_var_ptr,  # (C,), changed in place, or None
-    HW,  # pixels of all samples
+    M,  # pixels of all samples
     C,
     tiles,
     tile_pixels,
@@ -130,15 +125,15 @@ def _batch_norm_finish_kernel(
 ):
     offs_c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask = offs_c < C
-    mean, m2 = _combine(
-        part_mean_ptr, part_m2_ptr, 0, offs_c, HW, C, tiles, tile_pixels, BLOCK_T, ACC
+    mean, m2 = combine_runs(
+        part_mean_ptr, part_m2_ptr, 0, offs_c, M, C, tiles, tile_pixels, BLOCK_T, ACC
     )
     tl.store(mean_ptr + offs_c, mean, mask=mask)
-    tl.store(rstd_ptr + offs_c, 1.0 / tl.sqrt(m2 / HW + EPS), mask=mask)
+    tl.store(rstd_ptr + offs_c, 1.0 / tl.sqrt(m2 / M + EPS), mask=mask)
     if running_mean_ptr is not None:
         old_mean = tl.load(running_mean_ptr + offs_c, mask=mask)
         old_var = tl.load(running_var_ptr + offs_c, mask=mask)
-        var = m2 / (HW - 1)
+        var = m2 / (M - 1)
         tl.store(running_mean_ptr + offs_c, (1 - MOMENTUM) * old_mean + MOMENTUM * mean, mask=mask)
         tl.store(running_var_ptr + offs_c, (1 - MOMENTUM) * old_var + MOMENTUM * var, mask=mask)
 
@@ -151,7 +146,7 @@ def _batch_norm_fwd_kernel(
     mean_ptr,  # (C,)
     rstd_ptr,  # (C,)
     y_ptr,  # (N, C, H, W), channels_last
-    HW,  # pixels of all samples
+    M,  # pixels of all samples
     C,
     ACT: tl.constexpr,
     SLOPE: tl.constexpr,
@@ -165,7 +160,7 @@ def _batch_norm_fwd_kernel(
     offs_p = pid // c_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     mask_c = offs_c < C
     offs = (offs_p.to(tl.int64) * C)[:, None] + offs_c[None, :]
-    mask = (offs_p < HW)[:, None] & mask_c[None, :]
+    mask = (offs_p < M)[:, None] & mask_c[None, :]
     x = tl.load(x_ptr + offs, mask=mask, other=0.0).to(ACC)
     mean = tl.load(mean_ptr + offs_c, mask=mask_c, other=0.0)
     rstd = tl.load(rstd_ptr + offs_c, mask=mask_c, other=0.0)
@@ -207,6 +202,8 @@ def _launch_stats(x, running_mean, running_var, momentum, eps, mean, rstd) -> No
             BLOCK_T=next_power_of_2(tiles),
             BLOCK_C=block_c,
             num_warps=4,
+            # Left to itself ptxas spills there (sm_90), to fit one more block on a multiprocessor.
+            maxnreg=128,
         )
 
 
@@ -343,7 +340,7 @@ def batch_norm(
     slope: float = 0.2,
     impl: str | None = None,
 ) -> torch.Tensor:
-    """Batch norm, then activation: in training three kernels, else one.
+    """Batch norm, then activation: in training three kernels, else one and PyTorch's over (C,).
 
     Args:
         x: (N, C, H, W); for the kernels channels_last, fp32, bf16, fp16 or fp64.

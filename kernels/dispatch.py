@@ -22,6 +22,8 @@ except ImportError:
 
 IMPLS = ("ref", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# What a kernel can count in an int32, pixels for one, with the few blocks that it goes beyond them.
+LARGEST = 2**31 - 2**16
 PLAIN_ARGS = ("N", "tiles", "tile_pixels", "chunk", "capacity", "stream")
 
 
@@ -97,8 +99,15 @@ def check_per_channel(x: torch.Tensor, tensors: dict[str, torch.Tensor | None]) 
     """Raise ValueError unless each that is not None is (C,), contiguous and beside ``x``."""
     shape = x.shape[1:2]
     for name, t in tensors.items():
-        if t is not None and (t.shape != shape or not t.is_contiguous()):
-            raise ValueError(f"{name} must be ({shape[0]},) and contiguous, got {tuple(t.shape)}")
+        if t is not None and t.shape != shape:
+            raise ValueError(
+                f"{name} must be ({shape[0]},), one value per channel of x, got {tuple(t.shape)}"
+            )
+        if t is not None and not t.is_contiguous():
+            raise ValueError(
+                f"{name} must be contiguous, got strides {t.stride()}: use .contiguous(), or "
+                'impl="ref"'
+            )
         if t is not None and t.device != x.device:
             raise ValueError(f"{name} is on {t.device}, x on {x.device}")
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 import torch
 
 from fastcyclegan.kernels.dispatch import (
+    LARGEST,
     check_image,
     check_rank,
     jit,
@@ -238,8 +239,10 @@ def _check(pool, images, number, name: str = "images", **scalars: torch.Tensor) 
     for which, t in {"pool": pool, "number": number, **scalars}.items():
         if t.device != images.device:
             raise ValueError(f"{which} is on {t.device}, {name} on {images.device}")
-    if images[:1].numel() >= 2**31:
-        raise ValueError(f'{tuple(images.shape)}: 2**31 values or more per image: use impl="ref"')
+    if images[:1].numel() > LARGEST:
+        raise ValueError(
+            f'{tuple(images.shape)}: more than {LARGEST} values per image: use impl="ref"'
+        )
 
 
 def _output(images: torch.Tensor) -> torch.Tensor:

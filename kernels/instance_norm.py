@@ -9,10 +9,8 @@ For each sample n and channel c, over the HW = H * W pixels::
 
 Backward is in ``instance_norm_bwd.py``.
 
-Statistics: each program sums one run of pixels, shifted by a sample of its own, into (mean, M2);
-the runs are combined by Chan's formula in a fixed order, so that neither a large mean nor the order
-of programs matters. Nothing is accumulated by atomics. Without affine parameters a constant added
-to a channel changes nothing, which is why a convolution in front needs no bias.
+Statistics are those of ``norm_stats.py``. Without affine parameters a constant added to a channel
+changes nothing, which is why a convolution in front needs no bias.
 
 Layout: x and y are channels_last; residual and dy need only their channels next to each other.
 
@@ -43,7 +41,8 @@ from fastcyclegan.kernels.instance_norm_bwd import (
     instance_norm_bwd,
     spatial_strides,
 )
-from fastcyclegan.kernels.norm_config import Config, apply_config, reduce_config, split
+from fastcyclegan.kernels.norm_config import apply_config, bounds_of, reduce_config, runs_of, split
+from fastcyclegan.kernels.norm_stats import combine_runs, launch_stats
 from fastcyclegan.kernels.reflection_pad import (
     check_pixels,
     check_reflection,
@@ -107,91 +106,9 @@ def _check_options(
     if residual is not None and act != "none":
         raise ValueError(f"act={act!r} with a residual: only residual_relu can follow the sum")
     if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"residual is {tuple(residual.shape)}, x is {tuple(x.shape)}")
-
-
-@jit
-def _combine(
-    mean_ptr, m2_ptr, n, offs_c, HW, C, tiles, tile_pixels, BLOCK_T: tl.constexpr, ACC: tl.constexpr
-):
-    """(mean, M2) of each channel of sample n from its partial ones: Chan, all tiles at once."""
-    t = tl.arange(0, BLOCK_T)
-    offs = ((n * tiles + t) * C)[:, None] + offs_c[None, :]
-    mask = (t < tiles)[:, None] & (offs_c < C)[None, :]
-    means = tl.load(mean_ptr + offs, mask=mask, other=0.0)
-    m2s = tl.load(m2_ptr + offs, mask=mask, other=0.0)
-    count = tl.minimum(tile_pixels, tl.maximum(HW - t * tile_pixels, 0)).to(ACC)[:, None]
-    # Shifted by the first tile's mean, so that neither sum waits for the other. Where that tile is
-    # unlike the rest, the rounding of the variance grows by their number, 64 at most.
-    first = tl.load(mean_ptr + n * tiles * C + offs_c, mask=offs_c < C, other=0.0)
-    delta = tl.where(mask, means - first[None, :], 0.0)
-    shift = tl.sum(count * delta, 0) / HW
-    m2 = tl.sum(m2s + count * delta * delta, 0) - shift * shift * HW
-    return first + shift, tl.where(m2 < 0, 0.0, m2)
-
-
-@jit
-def _add_shifted(
-    s1, s2, first, x_base, p, end, mask_c, C, SKIP: tl.constexpr, UNROLL: tl.constexpr
-):
-    """Add x - first and its square over UNROLL blocks of pixels from p, without the first SKIP."""
-    BLOCK_P: tl.constexpr = s1.shape[0]
-    for j in tl.static_range(SKIP, UNROLL):
-        offs_p = p + j * BLOCK_P + tl.arange(0, BLOCK_P)
-        mask = (offs_p < end)[:, None] & mask_c
-        x = tl.load(x_base + (offs_p.to(tl.int64) * C)[:, None], mask=mask, other=0.0)
-        shifted = tl.where(mask, x.to(first.dtype) - first, 0.0)
-        s1 += shifted
-        s2 += shifted * shifted
-    return s1, s2
-
-
-@jit
-def _instance_norm_stats_kernel(
-    x_ptr,  # (N, C, H, W), channels_last
-    mean_ptr,  # (N, tiles, C): mean of each run of pixels
-    m2_ptr,  # (N, tiles, C): sum of squares about that mean
-    HW,
-    C,
-    tiles,
-    tile_pixels,
-    ACC: tl.constexpr,
-    UNROLL: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    pid = tl.program_id(0)
-    c_blocks = tl.cdiv(C, BLOCK_C)
-    tile = pid // c_blocks % tiles
-    n = (pid // (c_blocks * tiles)).to(tl.int64)
-    offs_c = (pid % c_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask_c = (offs_c < C)[None, :]
-    start = tile * tile_pixels
-    end = tl.minimum(start + tile_pixels, HW)
-    rows = start + tl.arange(0, BLOCK_P)
-    x_base = x_ptr + n * HW * C + offs_c[None, :]
-    # Each lane is shifted by its own first sample: then s2 is at most count times its true M2.
-    first = tl.load(
-        x_base + (rows.to(tl.int64) * C)[:, None], mask=(rows < end)[:, None] & mask_c, other=0.0
-    ).to(ACC)
-    s1 = tl.zeros((BLOCK_P, BLOCK_C), ACC)
-    s2 = tl.zeros((BLOCK_P, BLOCK_C), ACC)
-    # Outside of the loop, so that its loads are in flight together with that of the first.
-    s1, s2 = _add_shifted(s1, s2, first, x_base, start, end, mask_c, C, 1, UNROLL)
-    for p in range(start + BLOCK_P * UNROLL, end, BLOCK_P * UNROLL):
-        s1, s2 = _add_shifted(s1, s2, first, x_base, p, end, mask_c, C, 0, UNROLL)
-    count = tl.cdiv(tl.maximum(end - rows, 0), BLOCK_P).to(ACC)[:, None]
-    some = tl.maximum(count, 1.0)
-    lane_mean = first + s1 / some
-    lane_m2 = s2 - s1 * (s1 / some)
-    pixels = (end - start).to(ACC)
-    mean = tl.sum(count * lane_mean, 0) / pixels
-    delta = tl.where(count > 0, lane_mean - mean[None, :], 0.0)
-    rest = tl.sum(count * delta, 0) / pixels
-    m2 = tl.sum(lane_m2, 0) + tl.sum(count * delta * delta, 0) - rest * rest * pixels
-    offs = (n * tiles + tile) * C + offs_c
-    tl.store(mean_ptr + offs, mean + rest, mask=offs_c < C)
-    tl.store(m2_ptr + offs, tl.where(m2 < 0, 0.0, m2), mask=offs_c < C)
+        raise ValueError(
+            f"residual is {tuple(residual.shape)}, x is {tuple(x.shape)}: give one of its shape"
+        )
 
 
 @jit
@@ -236,22 +153,22 @@ def _instance_norm_fwd_kernel(
     HW = H * W
     WP = W + 2 * PAD
     pixels = (H + 2 * PAD) * WP
-    chunks = tl.cdiv(pixels, chunk)
+    chunks = runs_of(pixels, chunk)
     c_blocks = tl.cdiv(C, BLOCK_C)
+    stride_xh = tl.cast(W, tl.int64) * C
     n = (pid // (c_blocks * chunks)).to(tl.int64)
-    start = pid // c_blocks % chunks * chunk
-    end = tl.minimum(start + chunk, pixels)
+    start, end = bounds_of(pid // c_blocks % chunks, chunk, pixels)
     offs_c = (pid % c_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = offs_c < C
     x_base = x_ptr + n * HW * C + offs_c[None, :]
     y_base = y_ptr + n * pixels * C + offs_c[None, :]
     block = tl.arange(0, BLOCK_P)
     # A block ahead, so that it is on its way while the statistics are combined.
-    x = _load_reflected(x_base, start + block, end, mask_c, H, W, W * C, C, WP, PAD)
+    x = _load_reflected(x_base, start + block, end, mask_c, H, W, stride_xh, C, WP, PAD)
     if residual_ptr is not None:
         r_base = residual_ptr + n * stride_rn + offs_c[None, :]
         r = _load_reflected(r_base, start + block, end, mask_c, H, W, stride_rh, stride_rw, WP, PAD)
-    mean, m2 = _combine(
+    mean, m2 = combine_runs(
         part_mean_ptr, part_m2_ptr, n, offs_c, HW, C, tiles, tile_pixels, BLOCK_T, ACC
     )
     rstd = 1.0 / tl.sqrt(m2 / HW + EPS)
@@ -261,7 +178,7 @@ def _instance_norm_fwd_kernel(
     for p in range(start, end, BLOCK_P):
         offs_p = p + block
         z = (x.to(ACC) - mean[None, :]) * rstd[None, :]
-        x = _load_reflected(x_base, offs_p + BLOCK_P, end, mask_c, H, W, W * C, C, WP, PAD)
+        x = _load_reflected(x_base, offs_p + BLOCK_P, end, mask_c, H, W, stride_xh, C, WP, PAD)
         if weight_ptr is not None:
             z *= tl.load(weight_ptr + offs_c, mask=mask_c, other=0.0).to(ACC)[None, :]
         if bias_ptr is not None:
@@ -300,25 +217,6 @@ def _outputs(x: torch.Tensor, pad: int) -> tuple[torch.Tensor, torch.Tensor, tor
     )
     mean, rstd = (x.new_empty((n, c), dtype=wide_dtype(x.dtype)) for _ in range(2))
     return y, mean, rstd
-
-
-def launch_stats(x: torch.Tensor, config: Config) -> tuple[torch.Tensor, int]:
-    """(2, N, tiles, C): partial means and M2 of each run of pixels; and the pixels of a run."""
-    n, c, h, w = x.shape
-    groups = n * -(-c // config.block_c)
-    tiles, tile_pixels = split(h * w, groups, config)
-    part = torch.empty((2, n, tiles, c), dtype=wide_dtype(x.dtype), device=x.device)
-    with on_device(x):
-        _instance_norm_stats_kernel[(groups * tiles,)](
-            *(x, part[0], part[1]),
-            *(h * w, c, tiles, tile_pixels),
-            ACC=accumulator(x.dtype),
-            UNROLL=config.unroll,
-            BLOCK_P=config.block_p,
-            BLOCK_C=config.block_c,
-            num_warps=config.num_warps,
-        )
-    return part, tile_pixels
 
 
 def _launch(x, weight, bias, residual, act, slope, pad, eps, y, mean, rstd) -> None:

@@ -21,7 +21,14 @@ from fastcyclegan.kernels.dispatch import (
     tl,
     wide_dtype,
 )
-from fastcyclegan.kernels.norm_config import Config, apply_config, reduce_config, split
+from fastcyclegan.kernels.norm_config import (
+    Config,
+    apply_config,
+    bounds_of,
+    reduce_config,
+    runs_of,
+    split,
+)
 from fastcyclegan.kernels.reflection_pad import fold_halo, reflect_index
 
 
@@ -92,8 +99,7 @@ def _instance_norm_bwd_sums_kernel(
     c_blocks = tl.cdiv(C, BLOCK_C)
     tile = pid // c_blocks % tiles
     n = (pid // (c_blocks * tiles)).to(tl.int64)
-    start = tile * tile_pixels
-    end = tl.minimum(start + tile_pixels, pixels)
+    start, end = bounds_of(tile, tile_pixels, pixels)
     offs_c = (pid % c_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = offs_c < C
     mean = tl.load(mean_ptr + n * C + offs_c, mask=mask_c, other=0.0)[None, :]
@@ -203,11 +209,10 @@ def _instance_norm_bwd_kernel(
 ):
     pid = tl.program_id(0)
     HW, WP = H * W, W + 2 * PAD
-    chunks = tl.cdiv(HW, chunk)
+    chunks = runs_of(HW, chunk)
     c_blocks = tl.cdiv(C, BLOCK_C)
     n = (pid // (c_blocks * chunks)).to(tl.int64)
-    start = pid // c_blocks % chunks * chunk
-    end = tl.minimum(start + chunk, HW)
+    start, end = bounds_of(pid // c_blocks % chunks, chunk, HW)
     offs_c = (pid % c_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = offs_c < C
     dy_base = dy_ptr + n * stride_dyn + offs_c[None, :]

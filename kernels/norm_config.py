@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastcyclegan.kernels.dispatch import next_power_of_2
+from fastcyclegan.kernels.dispatch import jit, next_power_of_2, tl
 
 PROGRAMS = 512
 
@@ -57,3 +57,16 @@ def split(pixels: int, groups: int, config: Config) -> tuple[int, int]:
     blocks = -(-pixels // config.block_p)
     run = max(-(-blocks // wanted), config.min_blocks) * config.block_p
     return -(-pixels // run), run
+
+
+@jit
+def runs_of(pixels, run):
+    """The number of runs; as all that follows, without a sum beyond ``pixels``, which may wrap."""
+    return (pixels - 1) // run + 1
+
+
+@jit
+def bounds_of(number, run, pixels):
+    """First pixel of a run, and the end of it."""
+    start = number * run
+    return start, start + tl.minimum(run, pixels - start)

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from fastcyclegan.kernels.dispatch import (
+    LARGEST,
     accumulator,
     check_image,
     check_rank,
@@ -219,9 +220,11 @@ def _grid(pixels: int, x: torch.Tensor, config: dict[str, int]) -> tuple[int]:
 
 
 def check_pixels(x: torch.Tensor, pad: int) -> None:
-    """Raise ValueError for an image whose pixels an int32 cannot count."""
-    if (x.shape[2] + 2 * pad) * (x.shape[3] + 2 * pad) >= 2**31:
-        raise ValueError(f'{tuple(x.shape)} has 2**31 pixels or more per image: use impl="ref"')
+    """Raise ValueError for an image with more than LARGEST pixels."""
+    if (x.shape[2] + 2 * pad) * (x.shape[3] + 2 * pad) > LARGEST:
+        raise ValueError(
+            f'{tuple(x.shape)}: more than {LARGEST} pixels per image with pad={pad}: use impl="ref"'
+        )
 
 
 def _check(x: torch.Tensor, pad: int) -> None:

@@ -50,12 +50,13 @@ def _statistics(x: torch.Tensor, triton: bool) -> torch.Tensor:
 def combine(statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """mean (C,), M2 (C,) and number () of all pixels, from (processes, 2 C + 1), by Chan's formula.
 
-    Always in the same order, so that all processes have the same bits.
+    Always in the same order, so that all processes have the same bits. Without pixels, whatever a
+    process says of them is left out.
     """
     count = statistics[:, -1:]
-    means, m2s = statistics[:, :-1].chunk(2, dim=1)
+    means, m2s = torch.where(count > 0, statistics[:, :-1], 0).chunk(2, dim=1)
     total = count.sum()
-    mean = (count * means).sum(0) / total
+    mean = (count * means).sum(0) / total.clamp(min=1)
     return mean, (m2s + count * (means - mean).square()).sum(0), total
 
 
@@ -89,7 +90,7 @@ def _in_front(dy, x, weight, bias, mean, rstd, act, slope) -> tuple[torch.Tensor
     return torch.where(z > 0, g, 0.0 if act == "relu" else slope * g), xhat
 
 
-@torch.library.custom_op("fastcyclegan::batch_norm_sums", mutates_args=())
+@torch.library.custom_op("fastcyclegan::batch_norm_sums_bwd", mutates_args=())
 def _sums(
     dy: torch.Tensor,
     x: torch.Tensor,
@@ -101,6 +102,8 @@ def _sums(
     slope: float,
 ) -> torch.Tensor:
     """(2, C): the sums of g and of g * xhat over this process's pixels."""
+    if not x.numel():
+        return mean.new_zeros((2, x.shape[1]))
     given = (_as_one(dy), None, _as_one(x), None, mean, rstd, weight, bias, act, slope, 0)
     config = batch_config(x.shape[1], x.element_size())
     return launch_sums(*given, config).sum(2).squeeze(1)
@@ -111,7 +114,7 @@ def _(dy, x, weight, bias, mean, rstd, act, slope):
     return mean.new_empty((2, x.shape[1]))
 
 
-@torch.library.custom_op("fastcyclegan::batch_norm_apply", mutates_args=())
+@torch.library.custom_op("fastcyclegan::batch_norm_apply_bwd", mutates_args=())
 def _apply(
     dy: torch.Tensor,
     x: torch.Tensor,
@@ -124,8 +127,10 @@ def _apply(
     means: torch.Tensor,
 ) -> torch.Tensor:
     """dx, given (2, C): the means of g and of g * xhat over all processes' pixels."""
-    given = (_as_one(dy), None, _as_one(x), None, mean, rstd, weight, bias, act, slope, 0)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
+    if not x.numel():
+        return dx
+    given = (_as_one(dy), None, _as_one(x), None, mean, rstd, weight, bias, act, slope, 0)
     # the kernel divides by the pixels that it sees
     part = means * (x.numel() // x.shape[1])
     launch_apply(*given, part[:, None, None], _as_one(dx), None, None)
@@ -190,14 +195,15 @@ def sync_batch_norm(
     Args:
         x: (N, C, H, W), this process's images. Arguments, layouts, result and errors are those of
             :func:`fastcyclegan.kernels.batch_norm.batch_norm`; all processes get the same running
-            statistics.
+            statistics. One without images (N = 0) adds nothing to them.
     """
     triton = use_triton(x, impl)
     _check_options(x, running_mean, running_var, True, act)
     mean, m2, total = combine(of_all(_statistics(x.detach(), triton)))
-    rstd = torch.rsqrt(m2 / total + eps)
+    rstd = torch.rsqrt(m2 / total.clamp(min=1) + eps)
     if running_mean is not None:
         with torch.no_grad():
-            running_mean.mul_(1 - momentum).add_(momentum * mean)
-            running_var.mul_(1 - momentum).add_(momentum * m2 / (total - 1))
+            for running, new in ((running_mean, mean), (running_var, m2 / (total - 1))):
+                moved = (1 - momentum) * running + momentum * new
+                running.copy_(torch.where(total > 0, moved, running))
     return _Normalise.apply(x, weight, bias, mean, rstd, total, act, slope, triton)

@@ -13,12 +13,16 @@ Shape = tuple[int, ...]
 
 
 def make_norm(options: dict, shape: Shape, dtype: torch.dtype, device: str):
-    """x, and weight, bias and residual where the variant has True in their place."""
+    """x, and weight, bias and residual where the variant has True in their place.
+
+    Weight and bias are in fp32 at least, as the networks have them, unless it has "as x" there.
+    """
     tensors = {"x": image(shape, dtype, device)}
     for seed, name in enumerate(("weight", "bias"), 1):
-        if options.pop(name, False):
+        if kind := options.pop(name, False):
             draw = np.random.default_rng(seed).normal(size=shape[1]) + 1
-            tensors[name] = torch.from_numpy(draw).to(device=device, dtype=dtype)
+            wide = dtype if kind == "as x" else torch.promote_types(dtype, torch.float32)
+            tensors[name] = torch.from_numpy(draw).to(device=device, dtype=wide)
     if options.pop("residual", False):
         tensors["residual"] = image(shape, dtype, device, seed=3)
     return tensors, options
@@ -73,6 +77,8 @@ def make_augment(options: dict, shape: Shape, dtype: torch.dtype, device: str):
     plan = dict(zip(PLAN, [offset[:-1], width, *below], strict=True))
     tensors = {"pixels": draw.integers(0, 256, (offset[-1], c), dtype=np.uint8), **plan}
     tensors = {name: torch.from_numpy(a).to(device) for name, a in tensors.items()}
+    if options.pop("bool", False):
+        tensors["flip"] = tensors["flip"].bool()
     return tensors, options | {"size": (h, w), "dtype": dtype}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastcyclegan.kernels.norm_config import Config
 from op_inputs import Shape
 
 Tensors = dict[str, torch.Tensor]
@@ -18,10 +19,14 @@ Refused = tuple[Callable[[Tensors], dict[str, Any]], type[Exception], str]
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """What is normalised: pixels over ``axes``; ``statistics`` gives (mean, variance) of x."""
+    """What is normalised: pixels over ``axes``; ``statistics`` gives (mean, variance) of x.
+
+    ``config`` divides them into runs, by channels and bytes of an element.
+    """
 
     axes: tuple[int, ...]
     statistics: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    config: Callable[[int, int], Config]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +76,13 @@ class Op:
         return self.make(dict(self.variants[variant]), shape, dtype, device)
 
     def shapes_of(self, variant: str) -> list[Shape]:
-        """The shapes that a variant can have: a reflection needs more pixels than its width."""
+        """The shapes that a variant can have, and the smallest image that can be padded so."""
+        fitting = [shape for shape in self.shapes if self.fitted(variant, shape) == shape]
+        smallest = self.fitted(variant, (*self.shapes[0][:2], 1, 2))
+        return fitting + [smallest] * ("pad" in self.variants[variant])
+
+    def fitted(self, variant: str, shape: Shape) -> Shape:
+        """``shape``, or a higher or wider one: a reflection needs more pixels than its width."""
+        *start, h, w = shape
         pad = self.variants[variant].get("pad", 0)
-        return [shape for shape in self.shapes if pad < min(shape[2:])]
+        return (*start, h, w) if pad < min(h, w) else (*start, max(h, pad + 1), max(w, pad + 2))

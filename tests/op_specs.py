@@ -17,7 +17,9 @@ from fastcyclegan.kernels.instance_norm import (
     instance_norm,
     instance_norm_pad,
 )
+from fastcyclegan.kernels.norm_config import batch_config, reduce_config
 from fastcyclegan.kernels.reflection_pad import reflection_pad
+from fastcyclegan.kernels.sync_batch_norm import _statistics, combine, sync_batch_norm
 from fastcyclegan.kernels.windows import draw_windows
 from op_inputs import (
     make_augment,
@@ -41,6 +43,11 @@ def batch_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean.double(), rstd.double() ** -2 - 1e-12
 
 
+def shared_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, m2, number = combine(_statistics(x, True)[None])
+    return mean.double(), m2.double() / number
+
+
 SHAPES = ((2, 5, 6, 7), (2, 3, 9, 7), (1, 63, 17, 13), (1, 130, 4, 5), (3, 1, 4, 6), (1, 5, 4, 4))
 AFFINE = {"weight": True, "bias": True}
 SUM = {"residual": True, "residual_relu": True}
@@ -50,17 +57,29 @@ NORM_REFUSED = (
     (lambda t: {"act": "gelu"}, ValueError, "act='gelu'"),
     (lambda t: {"residual_relu": True}, ValueError, "without a residual"),
     (lambda t: {"act": "relu", "residual": t["x"]}, ValueError, "with a residual"),
-    (lambda t: {"act": "none", "residual": t["x"][:1]}, ValueError, "residual is"),
+    (
+        lambda t: {"act": "none", "residual": t["x"][:1]},
+        ValueError,
+        "residual is .*: give one of its shape",
+    ),
     (lambda t: {"pad": 6}, ValueError, "more than 6 pixels, got 6 x 7"),
     (lambda t: {"pad": -1}, ValueError, "pad=-1"),
 )
+PARAMETERS_UNSUPPORTED = (
+    (lambda t: {"weight": t["x"][0, :2, 0, 0]}, ValueError, "weight must be .*one value per"),
+    (
+        lambda t: {"weight": t["x"].new_ones(2 * t["x"].shape[1])[::2]},
+        ValueError,
+        r'weight must be contiguous.* use \.contiguous\(\), or impl="ref"',
+    ),
+)
 NORM_UNSUPPORTED = (
+    *PARAMETERS_UNSUPPORTED,
     (
         lambda t: {"act": "none", "residual": t["x"].half()},
         TypeError,
         "residual is torch.float16",
     ),
-    (lambda t: {"weight": t["x"][0, :2, 0, 0]}, ValueError, "weight must be"),
 )
 
 INSTANCE_NORM = Op(
@@ -74,10 +93,11 @@ INSTANCE_NORM = Op(
         "relu pad 1": {"act": "relu", "pad": 1},
         "leaky_relu pad 3": {"act": "leaky_relu", "slope": 0.1, "pad": 3},
         "affine": AFFINE,
-        "weight relu pad 1": {"weight": True, "act": "relu", "pad": 1},
+        "weight relu pad 1": {"weight": "as x", "act": "relu", "pad": 1},
         "residual": {"residual": True},
         "residual pad 1": {"residual": True, "pad": 1},
         "residual relu pad 2": SUM | {"pad": 2},
+        "affine relu pad 1": AFFINE | {"act": "relu", "pad": 1},
         "affine residual relu": AFFINE | SUM,
     },
     shapes=SHAPES,
@@ -90,7 +110,7 @@ INSTANCE_NORM = Op(
     main=("plain", "weight relu pad 1", "affine residual relu"),
     make=make_norm,
     any_layout=("residual",),
-    norm=Norm((2, 3), instance_statistics),
+    norm=Norm((2, 3), instance_statistics, reduce_config),
     bad=NORM_REFUSED,
     unsupported=NORM_UNSUPPORTED,
 )
@@ -114,6 +134,18 @@ INSTANCE_NORM_PAD = Op(
     unsupported=NORM_UNSUPPORTED,
 )
 
+# With one channel, its sum is the whole tensor: it must not cancel, or rounding is all of it.
+BATCH_SHAPES = (*SHAPES[:4], (2, 1, 5, 7), (7, 5, 1, 1), (1, 3, 2, 1))
+BATCH_REFUSED = (
+    (lambda t: {"act": "gelu"}, ValueError, "act='gelu'"),
+    (lambda t: {"running_mean": t["x"][0, :, 0, 0]}, ValueError, "give both"),
+    (lambda t: {"x": t["x"][:1, :, :1, :1]}, ValueError, "one value per channel"),
+    (
+        lambda t: dict.fromkeys(("running_mean", "running_var"), t["x"][0, :, 0, 0].half()),
+        TypeError,
+        "running_mean is torch.float16",
+    ),
+)
 TRAINING, EVAL = {"training": True}, {"training": False}
 BATCH_NORM = Op(
     name="batch_norm",
@@ -127,8 +159,7 @@ BATCH_NORM = Op(
         "eval": EVAL,
         "eval relu": EVAL | AFFINE | {"act": "relu"},
     },
-    # With one channel, its sum is the whole tensor: it must not cancel, or rounding is all of it.
-    shapes=(*SHAPES[:4], (2, 1, 5, 7), (7, 5, 1, 1), (1, 3, 2, 1)),
+    shapes=BATCH_SHAPES,
     # DCGAN's generator and discriminator, and a PatchGAN.
     nets=(
         ("relu", (64, 512, 4, 4)),
@@ -139,26 +170,40 @@ BATCH_NORM = Op(
     main=("relu", "eval relu"),
     make=make_batch_norm,
     mutated=("running_mean", "running_var"),
-    norm=Norm((0, 2, 3), batch_statistics),
+    norm=Norm((0, 2, 3), batch_statistics, batch_config),
     bad=(
-        (lambda t: {"act": "gelu"}, ValueError, "act='gelu'"),
+        *BATCH_REFUSED,
         (lambda t: {"training": False}, ValueError, "training=False needs"),
-        (lambda t: {"running_mean": t["x"][0, :, 0, 0]}, ValueError, "give both"),
-        (lambda t: {"x": t["x"][:1, :, :1, :1]}, ValueError, "one value per channel"),
-        (
-            lambda t: dict.fromkeys(("running_mean", "running_var"), t["x"][0, :, 0, 0].half()),
-            TypeError,
-            "running_mean is torch.float16",
-        ),
     ),
-    unsupported=((lambda t: {"weight": t["x"][0, :2, 0, 0]}, ValueError, "weight must be"),),
+    unsupported=PARAMETERS_UNSUPPORTED,
+)
+
+# As one process of one: what it is told is what it says.
+SYNC_BATCH_NORM = Op(
+    name="sync_batch_norm",
+    public=sync_batch_norm,
+    oracle=oracles.batch_norm,
+    variants={
+        "plain": {"running": False},
+        "relu": AFFINE | {"act": "relu"},
+        "leaky_relu": AFFINE | {"act": "leaky_relu", "slope": 0.1, "momentum": 0.3},
+        "weight": {"weight": True},
+    },
+    shapes=BATCH_SHAPES,
+    nets=(("relu", (64, 64, 32, 32)), ("leaky_relu", DISCRIMINATOR)),
+    main=("relu",),
+    make=make_batch_norm,
+    mutated=("running_mean", "running_var"),
+    norm=Norm((0, 2, 3), shared_statistics, batch_config),
+    bad=BATCH_REFUSED,
+    unsupported=PARAMETERS_UNSUPPORTED,
 )
 
 REFLECTION_PAD = Op(
     name="reflection_pad",
     public=reflection_pad,
     oracle=oracles.reflection_pad,
-    variants={f"pad {pad}": {"pad": pad} for pad in (3, 0, 1)},
+    variants={f"pad {pad}": {"pad": pad} for pad in (3, 0, 1, 4, 40)},
     shapes=(*SHAPES, (1, 5, 2, 2), (2, 64, 5, 33)),
     nets=(("pad 3", (1, 3, 256, 256)), ("pad 1", TRUNK)),
     main=("pad 3",),
@@ -233,6 +278,7 @@ AUGMENT = Op(
     variants={
         "tanh": {},
         "tanh pad 3": {"pad": 3},
+        "flips as bool": {"bool": True},
         "0 to 255": {"zero": 0.0, "scale": 1.0},
         "0 to 255 pad 1": {"zero": 0.0, "scale": 1.0, "pad": 1},
     },
@@ -282,6 +328,7 @@ OPS = (
     INSTANCE_NORM,
     INSTANCE_NORM_PAD,
     BATCH_NORM,
+    SYNC_BATCH_NORM,
     REFLECTION_PAD,
     IMAGE_POOL,
     UNDO_IMAGE_POOL,

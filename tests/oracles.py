@@ -159,7 +159,8 @@ def draw_windows(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays
 
 def batch_norm(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
     x, running, axes = arrays["x"], {}, (0, 2, 3)
-    if options["training"]:
+    training = options.get("training", True)
+    if training:
         mean, var, momentum = x.mean(axes), x.var(axes), options.get("momentum", 0.1)
         for name, new in (("running_mean", mean), ("running_var", x.var(axes, ddof=1))):
             if name in arrays:
@@ -173,6 +174,6 @@ def batch_norm(arrays: Arrays, options: dict, dys: list[np.ndarray]) -> Arrays:
     z = xhat * weight + bias
     g = _act_grad(z, dys[0], act, slope)
     grads = _norm_grads(xhat, std, g, weight, axes)
-    if not options["training"]:
+    if not training:
         grads["dx"] = g * weight / std
     return {"y": _act(z, act, slope)} | running | grads

@@ -14,6 +14,7 @@ import numerics
 import op_runs
 import oracles
 import test_op_contract as contract
+from fastcyclegan.kernels.norm_config import reduce_config
 from fastcyclegan.kernels.reflection_pad import pad_ref
 from numerics import DTYPES, Fences, image, in_layout, limit
 from op_specs import BATCH_NORM, INSTANCE_NORM, REFLECTION_PAD, Norm
@@ -239,11 +240,11 @@ def statistics(x):
 
 
 def test_cancelled_variances_are_caught():
-    wrong = dataclasses.replace(INSTANCE_NORM, norm=Norm((2, 3), statistics))
+    wrong = dataclasses.replace(INSTANCE_NORM, norm=Norm((2, 3), statistics, reduce_config))
     contract.test_variance_of_data_far_from_zero(wrong, 0, (16, 16), "cpu")
     with pytest.raises(AssertionError):
         contract.test_variance_of_data_far_from_zero(wrong, 100, (16, 16), "cpu")
-    biased = Norm((2, 3), lambda x: (None, x.var((2, 3))))
+    biased = Norm((2, 3), lambda x: (None, x.var((2, 3))), reduce_config)
     wrong = dataclasses.replace(INSTANCE_NORM, norm=biased)
     with pytest.raises(AssertionError):
         contract.test_variance_with_one_huge_outlier(wrong, (0, 0), "cpu")
