@@ -4,11 +4,11 @@
                               [--out FILE] [--write]
 
 Compiles each kernel in the configurations that the networks use, for each architecture, and prints
-one row per kernel and configuration, with the registers on each architecture. The configurations
-are recorded from the networks themselves, run forward and backward on tensors without data; one
-that several of them share is named after the first. ``--write`` stores the registers in
-results/resources.json, which the tests hold them to, unless a kernel spills; ``--out`` writes all
-figures as JSON.
+one row per kernel and configuration, with registers and shared memory on each architecture. The
+configurations are recorded from the networks themselves, those of all presets among them
+(``net_calls.py``); one that several of them share is named after the first. ``--write`` stores
+registers and bytes of shared memory in results/resources.json, which the tests hold them to, unless
+a kernel spills; ``--out`` writes all figures as JSON.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
-from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from bench.net_calls import BATCHES, NETWORKS, SIZES, data_calls, op_calls
 from fastcyclegan.kernels import (
     augment,
     batch_norm,
@@ -40,7 +39,6 @@ from fastcyclegan.kernels import (
     windows,
 )
 from fastcyclegan.kernels.dispatch import PLAIN_ARGS
-from fastcyclegan.models import build
 
 ARCHS = (80, 86, 89, 90, 100, 120)
 TABLE = Path(__file__).parent / "results" / "resources.json"
@@ -51,24 +49,6 @@ DTYPES = {
 }
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 POINTERS |= {torch.int64: "*i64", torch.uint8: "*u8", torch.bool: "*i1"}
-# The networks of the options' defaults first; every block of a trunk is the same, but for the last.
-RESNET = {"class": "ResnetGenerator", "n_blocks": 2}
-NETWORKS = (
-    RESNET,
-    {"class": "NLayerDiscriminator"},
-    {"class": "UnetGenerator"},
-    {"class": "PixelDiscriminator"},
-    RESNET | {"dropout": True, "upsample": "resize"},
-    RESNET | {"norm": "batch"},
-)
-SIZES, BATCHES = (256, 128), (2, 1, 8)
-# First, so that --few names what they share with others as the whole list does.
-DCGAN = (
-    ({"class": "DCGANGenerator"}, (64, 100, 1, 1)),
-    ({"class": "DCGANDiscriminator"}, (64, 3, 64, 64)),
-)
-# Channels and halo of the images that a step is given.
-WINDOWS = ((3, 0), (1, 0), (3, 3))
 MODULES = (
     augment,
     batch_norm,
@@ -94,85 +74,28 @@ OPS = {
 }
 
 
-class Calls(TorchDispatchMode):
-    """Notes every call of our ops; convolutions lay out their results as cuDNN does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: dict[tuple, tuple[str, dict[str, Any]]] = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if func.namespace == "fastcyclegan":
-            key = (name, *(layout(x) if isinstance(x, torch.Tensor) else x for x in args))
-            names = [argument.name for argument in func._schema.arguments]
-            self.calls.setdefault(key, (name, dict(zip(names, args, strict=True))))
-        return out.to(memory_format=torch.channels_last) if name == "convolution" else out
-
-
-def layout(x: torch.Tensor) -> tuple:
-    return tuple(x.shape), x.stride(), x.storage_offset(), x.dtype
-
-
-def op_calls(
-    dtype: torch.dtype, networks: Sequence[dict], sizes: Sequence[int], batches: Sequence[int]
-) -> list[tuple[str, dict[str, Any]]]:
-    """(op, arguments) of every distinct call in a forward and a backward of ``networks``."""
-    shapes = [(arch, (n, 3, size, size)) for size, n, arch in product(sizes, batches, networks)]
-    with Calls() as recorder, torch.device("meta"):
-        for arch, shape in (*DCGAN, *shapes):
-            net = build(arch)
-            net.impl = "triton"
-            if shape[2] % net.multiple:
-                continue
-            weights = [w.detach().requires_grad_() for w in net.weights_in(dtype)]
-            x = torch.empty(shape, dtype=dtype)
-            x = x.to(memory_format=torch.channels_last).requires_grad_()
-            y = net.compute(x, weights)
-            torch.autograd.grad(y, [x, *weights], torch.empty_like(y))
-    return list(recorder.calls.values())
-
-
-def data_calls(dtype: torch.dtype) -> list[tuple[str, dict[str, Any]]]:
-    """As :func:`op_calls`, of what a step does with images besides: cutting them, and the pool."""
-    with Calls() as recorder, torch.device("meta"):
-        for channels, pad in WINDOWS:
-            pixels = torch.empty((2**20, channels), dtype=torch.uint8)
-            plan = [torch.empty(2, dtype=torch.int64) for _ in augment.PLAN]
-            augment.augment(pixels, *plan, (256, 256), dtype, pad=pad, impl="triton")
-        count, before, seed = (torch.empty((), dtype=torch.int64) for _ in range(3))
-        table, order = (torch.empty((rows, 1000), dtype=torch.int64) for rows in (3, 2))
-        for epochs in (order, None):
-            drawn = torch.empty((1,), dtype=torch.int64), seed, table, (256, 256), epochs, count
-            windows.draw_windows(*drawn, stream=0, impl="triton")
-        shut = torch.empty((), dtype=torch.bool)
-        for n in BATCHES:
-            pool, images = (
-                torch.empty((k, 3, 256, 256), dtype=dtype).to(memory_format=torch.channels_last)
-                for k in (50, n)
-            )
-            drawn = seed, 0, torch.empty((n,), dtype=torch.int64)
-            image_pool.image_pool(pool, count, images, *drawn, impl="triton")
-            undone = pool, count, images, before, *drawn, shut
-            image_pool.undo_image_pool(*undone, impl="triton")
-    return list(recorder.calls.values())
-
-
 def title(arguments: dict[str, Any]) -> str:
     """What an op is called with, for people: ``relu pad 1, 2x256x64x64``."""
     if "pool" in arguments:
         return f"batch {len(arguments['number'])}"
     if "table" in arguments:
-        return "by epochs" if arguments["order"] is not None else "drawn"
+        words = ["by epochs" if arguments["order"] is not None else "drawn"]
+        words += [] if arguments["h"] else ["whole"]
+        return " ".join(words if arguments["flip"] else [*words, "no flip"])
     if "pixels" in arguments:
         channels, pad = arguments["pixels"].shape[1], arguments["pad"]
         return f"{channels} channels" + (f" pad {pad}" if pad else "")
     x = arguments.get("x", arguments.get("dy"))
-    words = ["batch norm"] if {"training", "momentum"} & arguments.keys() else []
+    of_batch = {"training", "momentum"} & arguments.keys()
+    words = ["batch norm"] if of_batch else []
+    affine = not of_batch and arguments.get("weight") is not None
+    words += ["affine"] if affine else []
     words += [arguments["act"]] if arguments.get("act", "none") != "none" else []
     around = arguments.get("residual") is not None or arguments.get("has_residual")
     words += ["residual"] if around else []
+    # backward has it in the output that is kept
+    rectified = arguments.get("residual_relu") or (around and arguments.get("y") is not None)
+    words += ["relu"] if rectified else []
     words += ["skip"] if arguments.get("dskip") is not None else []
     words += [f"pad {arguments['pad']}"] if arguments.get("pad") else []
     return f"{' '.join(words or ['plain'])}, {'x'.join(map(str, x.shape))}"
@@ -287,19 +210,26 @@ def measure(
             yield {**about(case, kernel, args), "arch": arch, **figures}
 
 
-def registers(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Registers per thread by kernel and configuration, then by architecture."""
-    found: dict[str, dict[str, int]] = {}
+def tabulated(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[int]]]:
+    """[registers per thread, bytes of shared memory] by kernel and case, then by architecture.
+
+    Raises:
+        ValueError: two rows have the same name: :func:`title` must tell them apart.
+    """
+    found: dict[str, dict[str, list[int]]] = {}
     for row in rows:
         name = f"{row['kernel']}, {row['case']}, {row['dtype']}"
-        found.setdefault(name, {})[f"sm_{row['arch']}"] = row["registers"]
+        figures = found.setdefault(name, {})
+        if f"sm_{row['arch']}" in figures:
+            raise ValueError(f"two configurations are called {name}")
+        figures[f"sm_{row['arch']}"] = [row["registers"], row["shared"]]
     return found
 
 
-def table_text(table: dict[str, dict[str, int]]) -> str:
+def table_text(table: dict[str, dict[str, list[int]]]) -> str:
     """The table as JSON, one line per kernel and configuration."""
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(table[name])}" for name in table)
-    return f'{{"triton": "{triton.__version__}",\n "registers": {{\n{lines}\n}}}}\n'
+    return f'{{"triton": "{triton.__version__}",\n "registers, shared": {{\n{lines}\n}}}}\n'
 
 
 def main() -> None:
@@ -320,9 +250,9 @@ def main() -> None:
         rows = [about(case, kernel, given) for case, kernel, given, _ in configurations(calls)]
     else:
         rows = list(measure(args.arch, calls))
-        table = registers(rows)
-        for name, counts in table.items():
-            print(f"{name:72}", *(f"{arch} {count:3}" for arch, count in counts.items()))
+        table = tabulated(rows)
+        for name, figures in table.items():
+            print(f"{name:72}", *(f"{arch} {r:3} {b:5} B" for arch, (r, b) in figures.items()))
     if args.out:
         args.out.write_text(json.dumps(rows) + "\n")
     spilling = [row for row in rows if row.get("stack") or row.get("local")]

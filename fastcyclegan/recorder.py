@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from math import ceil, isfinite, nan
 from typing import Any
@@ -152,7 +153,8 @@ class Recorder:
         """Write a row of metrics; if that fails, say so once and go on: it waits for the next."""
         try:
             self.folder.require_ours()
-            self.tracking.row(self.metrics.write(kind, step, **values))
+            for row in self.metrics.write(kind, step, **values):
+                self.tracking.row(row)
             self._record_failed = False
         except OSError as problem:
             if not self._record_failed:
@@ -284,6 +286,10 @@ class Recorder:
     def close(self) -> None:
         """Let go of what is written to; after the last step."""
         self.settle()
+        with suppress(OSError):  # which was told
+            self.folder.require_ours()
+            for row in self.metrics.flush():
+                self.tracking.row(row)
         self.tracking.close()
         self.report.close()
 

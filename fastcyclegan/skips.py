@@ -143,9 +143,9 @@ class Skips:
         images = dict(zip(about["names"], batch, strict=True))
         files = {"images.safetensors": tensors_to_bytes(images, {"step": str(step)})}
         if exact:
-            networks = self.system.model.networks
+            networks, pixels = self.system.model.networks, self.config.pixel_range
             files |= {
-                f"{name}.safetensors": network_bytes(net, step=step)
+                f"{name}.safetensors": network_bytes(net, step=step, pixel_range=pixels)
                 for name, net in networks.items()
             }
         files["repro.json"] = (json.dumps(about, indent=2) + "\n").encode()

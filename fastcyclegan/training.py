@@ -137,12 +137,13 @@ class Run:
                 step += 1
                 signum = self.ranks.loudest(stop.signum)
                 if signum and step < self.total:
-                    return self._stop(step, signum)
+                    # torchrun ends all processes when the first of them goes: none before the save
+                    return self.ranks.together(partial(self._stop, step, signum))
                 if self.skips.too_many:
                     step = self._in_step(self.ranks.together(partial(self._go_back, step)))
                     take.go_to(step)
         recorder.settle()
-        return self._finish()
+        return self.ranks.together(self._finish)
 
     def _feed(self) -> Feed:
         return Feed(self.system, self.skips, self._graphs(), self.recorder.say, self._count)

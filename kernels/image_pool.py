@@ -209,7 +209,9 @@ def _config(elements: int, itemsize: int, n: int) -> dict[str, int]:
     """Block size by the size of an image, the bytes of an element and the images of the batch."""
     # Loads of 16 bytes per thread: one where programs are few, else more, since each one draws.
     loads = 1 if n * elements * itemsize < 2**22 else 4
-    return {"BLOCK": loads * 4 * 32 * 16 // itemsize, "BLOCK_N": next_power_of_2(n), "num_warps": 4}
+    block = loads * 4 * 32 * 16 // itemsize
+    # Left to itself ptxas spills for batches of 16 and more, to fit one more block.
+    return {"BLOCK": block, "BLOCK_N": next_power_of_2(n), "num_warps": 4, "maxnreg": 64}
 
 
 def _check(pool, images, number, name: str = "images", **scalars: torch.Tensor) -> None:

@@ -320,8 +320,9 @@ def launch_apply(
             BLOCK_P=config.block_p,
             BLOCK_C=config.block_c,
             num_warps=config.num_warps,
-            # Left to itself ptxas spills there (sm_80), to fit a fifth block on a multiprocessor.
-            maxnreg=128 if pad and x.dtype == torch.float32 else None,
+            # Left to itself ptxas spills there (sm_80; with weights sm_90, sm_120), to fit one more
+            # block on a multiprocessor.
+            maxnreg=128 if (x.dtype == torch.float32 if pad else weight is not None) else None,
         )
 
 

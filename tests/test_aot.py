@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from fastcyclegan.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "bench" / "results" / "resources.json"
+FIGURES = "registers, shared"
 ARCHS = (80, 86, 89, 90, 100, 120)
 
 
@@ -96,9 +100,37 @@ def test_16_byte_accesses(rows):
 def test_the_table_has_every_configuration_of_the_networks(tmp_path, table):
     """None that they do not use either: it is recorded from them, without compiling."""
     names = {key(row) for row in resources(tmp_path / "none", ("--list",))}
-    assert names == table["registers"].keys()
+    assert names == table[FIGURES].keys()
     archs = {f"sm_{arch}" for arch in ARCHS}
-    assert all(counts.keys() == archs for counts in table["registers"].values())
+    assert all(figures.keys() == archs for figures in table[FIGURES].values())
+
+
+def test_what_presets_alone_have_is_among_the_configurations():
+    from bench import net_calls
+
+    for name in PRESETS:
+        assert {arch["class"] for arch, _ in net_calls.preset_cases(name)}
+    calls = net_calls.op_calls(torch.bfloat16, net_calls.NETWORKS, (256,), (2,))
+    assert any(op == "reflection_pad_fwd" and given["pad"] == 40 for op, given in calls)
+    norms = [given for op, given in calls if op == "instance_norm_fwd"]
+    assert any(given["weight"] is not None and not dense(given["residual"]) for given in norms)
+    assert any(given["residual_relu"] for given in norms)
+    assert any(given["x"].shape == (1, 32, 256, 256) for given in norms)
+
+
+def dense(x: torch.Tensor | None) -> bool:
+    return x is None or x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_two_configurations_of_one_name_are_refused():
+    from bench.resources import tabulated
+
+    row = {"kernel": "k", "case": "c", "dtype": "d", "arch": 90, "registers": 32, "shared": 0}
+    assert tabulated([row, {**row, "arch": 80}]) == {
+        "k, c, d": {"sm_90": [32, 0], "sm_80": [32, 0]}
+    }
+    with pytest.raises(ValueError, match="two configurations are called k, c, d"):
+        tabulated([row, row])
 
 
 def key(row: dict[str, Any]) -> str:
@@ -106,17 +138,22 @@ def key(row: dict[str, Any]) -> str:
 
 
 def grown(rows: list[dict[str, Any]], table: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that need more registers than the table has for them."""
+    """The rows that need more registers or shared memory than the table has for them."""
     if metadata.version("triton") != table["triton"]:
         return []  # another compiler: its counts are its own
-    registers = table["registers"]
-    return [row for row in rows if row["registers"] > registers[key(row)][f"sm_{row['arch']}"]]
+    found = []
+    for row in rows:
+        registers, shared = table[FIGURES][key(row)][f"sm_{row['arch']}"]
+        if row["registers"] > registers or row["shared"] > shared:
+            found.append(row)
+    return found
 
 
-def test_registers_do_not_grow(rows, table):
+def test_registers_and_shared_memory_do_not_grow(rows, table):
     assert grown(rows, table) == []
-    grew = {**rows[0], "registers": 256}
-    assert grown([grew], {**table, "triton": metadata.version("triton")}) == [grew]
+    for more in ({"registers": 256}, {"shared": 2**20}):
+        grew = {**rows[0], **more}
+        assert grown([grew], {**table, "triton": metadata.version("triton")}) == [grew]
 
 
 @pytest.mark.slow

@@ -222,5 +222,5 @@ def test_sets_have_more_than_one_image(tmp_path):
 
 def test_without_torchmetrics(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.image", None)
-    with pytest.raises(UserError, match=r"needs torchmetrics: pip install 'fastcyclegan\[eval\]'"):
+    with pytest.raises(UserError, match=r"needs torchmetrics: pip install -e '\.\[eval\]'"):
         Extractor(script(tmp_path / "tiny.pt", Tiny()))

@@ -115,7 +115,7 @@ def test_rows_that_a_full_disk_cuts_wait_whole_for_the_next(log, room):
             log.write("train", step, G_A=1.0)
         assert log.path.read_bytes() == before
     room()
-    log.write("train", 4, G_A=1.0)
+    assert [row["step"] for row in log.write("train", 4, G_A=1.0)] == [2, 3, 4]
     assert [json.loads(line)["step"] for line in log.path.read_bytes().splitlines()] == [1, 2, 3, 4]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import test_train_dcgan
-from fastcyclegan import training
+from fastcyclegan import resuming
 from test_resume import ALL, outcome, same
 from tiny_runs import final_state, make_images, run_on_data
 
@@ -115,7 +115,7 @@ def resumed(root, system, monkeypatch, dropped):
     """The result of the second part, with the fields of the kind ``dropped`` lost on the way."""
     shutil.rmtree(root / "checkpoints/parts", ignore_errors=True)
     shutil.copytree(root / "checkpoints/half", root / "checkpoints/parts")
-    load, lost, (run, words, steps, _) = training.load_checkpoint, [], SYSTEMS[system]
+    load, lost, (run, words, steps, _) = resuming.load_checkpoint, [], SYSTEMS[system]
 
     def load_without(path):
         stored = load(path)
@@ -126,7 +126,7 @@ def resumed(root, system, monkeypatch, dropped):
         return stored
 
     monkeypatch.chdir(root)
-    monkeypatch.setattr(training, "load_checkpoint", load_without)
+    monkeypatch.setattr(resuming, "load_checkpoint", load_without)
     assert run(*words, "--name", "parts", "--steps", str(steps)) == 0
     assert bool(lost) == (dropped is not None)
     return result(root / "checkpoints/parts")

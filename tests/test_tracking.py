@@ -202,7 +202,7 @@ def test_tensorboard_on_a_full_disk(here):
     folder.previews.mkdir()
     log, tracking = MetricsLog(folder.metrics), Tracking("tensorboard", folder, told.append)
     tracking.rewind(0, -1)
-    tracking.row(log.write("train", 1, D_A=0.5))
+    tracking.row(*log.write("train", 1, D_A=0.5))
     with no_file_above(next((here / "tensorboard").iterdir()).stat().st_size + 10):
         for step in (2, 3):
             tracking.row({"kind": "train", "step": step, "D_A": 0.1})
@@ -217,9 +217,9 @@ def test_only_finite_numbers_are_shown(here):
     folder.previews.mkdir()
     log, tracking = MetricsLog(folder.metrics), Tracking("tensorboard", folder, print)
     tracking.rewind(0, -1)
-    tracking.row(log.write("eval", 1, fid=float("nan"), features="abc", kid=2.0))
-    tracking.row(log.write("train", 2, D_A=float("inf")))
-    tracking.row(log.write("event", 3, event="skipped", files=3))
+    tracking.row(*log.write("eval", 1, fid=float("nan"), features="abc", kid=2.0))
+    tracking.row(*log.write("train", 2, D_A=float("inf")))
+    tracking.row(*log.write("event", 3, event="skipped", files=3))
     tracking.close()
     assert shown(here) == ({"eval/kid": [(1, 2.0)]}, {})
 

@@ -50,7 +50,7 @@ def events(root):
 def test_a_step_that_is_not_finite_is_skipped_named_and_stored(here, at_step, capsys):
     """The other steps of its tick are counted, and it is as if it had not been."""
     at_step(4, spoil_images)
-    assert run_on_data("--name", "mine", "--steps", "6") == 0
+    assert run_on_data("--name", "mine", "--steps", "6", "--pixel_range", "tanh255") == 0
     root = here / "checkpoints/mine"
     rows = read_metrics(root / "metrics.jsonl")
     train = [row for row in rows if row["kind"] == "train"]
@@ -65,8 +65,10 @@ def test_a_step_that_is_not_finite_is_skipped_named_and_stored(here, at_step, ca
     assert about["not_finite"][0].startswith("gradient of G_A/")
     images = load_file(root / "repro-step-00000003/images.safetensors")
     assert images["A"].shape == (1, 3, 32, 32) and images["A"].isfinite().all()
-    net, _ = load_network(root / "repro-step-00000003/G_B.safetensors")
-    assert all(p.isfinite().all() for p in net.parameters())
+    for name in ("G_B", "D_B"):
+        net, told = load_network(root / f"repro-step-00000003/{name}.safetensors")
+        assert all(p.isfinite().all() for p in net.parameters())
+        assert told["pixel_range"] == "tanh255"
     moments = final_state(root)[1]["G_A/model.1.weight/step"]
     assert moments == 5
 

@@ -1,6 +1,8 @@
 """The train command in several processes: its files, its resumes, its line for bad input."""
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 
 from fastcyclegan import recorder
 from fastcyclegan.config import TrainConfig
-from fastcyclegan.distributed import Ranks
+from fastcyclegan.distributed import Group, Ranks
 from fastcyclegan.errors import UserError
 from fastcyclegan.judge import Judge
 from fastcyclegan.preparation import prepare
@@ -209,3 +211,28 @@ def test_the_first_process_alone_judges_reports_and_tracks(here):
     assert [row["step"] for row in scores] == [2, 4]
     assert (root / "report.html").is_file() and (root / "best").is_dir()
     assert len(list((root / "tensorboard").iterdir())) == 1
+
+
+def unsaved(here: Path, port: int, stopped: bool) -> tuple[Ended, float]:
+    """The command on a full disk, which the first process notices late; and when it ended."""
+    os.chdir(here)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def full(*_: object) -> None:
+        time.sleep(1)
+        raise OSError(28, "No space left on device")
+
+    recorder.write_checkpoint = full
+    if stopped:
+        Group.loudest = lambda ranks, signum: signal.SIGTERM
+    return ended(words("--name", "full", "--steps", "2")), time.monotonic()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_process_goes_before_the_first_has_saved(here, stopped):
+    """As the going of one ends all under torchrun; a save that fails is everyone's code."""
+    job = partial(unsaved, here, free_port(), stopped)
+    (first, at), (second, other) = in_processes(2, job)
+    assert [first.code, second.code] == [5, 5]
+    assert "could not be saved" in first.err and second.err == ""
+    assert abs(at - other) < 0.9

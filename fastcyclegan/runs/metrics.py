@@ -23,8 +23,8 @@ class MetricsLog:
         self.path = Path(path)
         self._waiting: list[dict[str, Any]] = []
 
-    def write(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
-        """Append a row of ``kind`` train, eval or event, after ``step`` steps, and return it.
+    def write(self, kind: str, step: int, **values: Any) -> list[dict[str, Any]]:
+        """Append a row of ``kind`` train, eval or event, after ``step`` steps; see :meth:`flush`.
 
         Values are JSON-able, or scalars with ``.item()``; a non-finite number becomes null. Raises
         ValueError for another kind, OSError when the row cannot be written: it waits for the next.
@@ -33,15 +33,15 @@ class MetricsLog:
             raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
         row = {"schema": SCHEMA, "kind": kind, "step": int(step)} | _finite(values)
         self._waiting.append(row)
-        self.flush()
-        return row
+        return self.flush()
 
-    def flush(self) -> None:
-        """Write the rows that wait, all or none. Raises OSError."""
+    def flush(self) -> list[dict[str, Any]]:
+        """Write the rows that wait, all or none, and return them. Raises OSError."""
         if self._waiting:
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self._waiting)
             _append(self.path, text.encode())
-            self._waiting.clear()
+        written, self._waiting = self._waiting, []
+        return written
 
     def rewind(self, step: int, summed: int = 0) -> int:
         """Drop the rows of later steps than ``step``, for resuming there; return how many.
