@@ -228,7 +228,7 @@ def unsaved(here: Path, port: int, stopped: bool) -> tuple[Ended, float]:
     return ended(words("--name", "full", "--steps", "2")), time.monotonic()
 
 
-@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_no_process_goes_before_the_first_has_saved(here, stopped):
     """As the going of one ends all under torchrun; a save that fails is everyone's code."""
     job = partial(unsaved, here, free_port(), stopped)
