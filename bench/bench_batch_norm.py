@@ -34,7 +34,11 @@ DISCRIMINATOR = [
     Case((n, 128 * 2**i, 16 // 2**i, 16 // 2**i), "leaky_relu") for n in (64, 128) for i in range(3)
 ]
 # The trunk of a ResNet and a PatchGAN with --norm batch.
-JZ = [Case((1, 256, 64, 64)), Case((1, 512, 31, 31), "leaky_relu")]
+JZ = [
+    case
+    for n in (1, 2, 8)
+    for case in (Case((n, 256, 64, 64)), Case((n, 512, 31, 31), "leaky_relu"))
+]
 # 134 MB per tensor: beyond the L2 cache of every GPU so far.
 LARGE = [Case((1024, 64, 32, 32)), Case((2048, 128, 16, 16), "leaky_relu")]
 CASES = GENERATOR + DISCRIMINATOR + JZ + LARGE

@@ -40,10 +40,14 @@ TRUNK = [Case((n, 256, 64, 64), pad=1) for n in (1, 2, 8)]
 RESIDUAL = [Case((n, 256, 64, 64), "none", 1, True) for n in (1, 2, 8)]
 WIDE = [Case((n, 64, 256, 256)) for n in (1, 2, 8)]
 OTHERS = [
-    Case((2, 64, 256, 256), pad=3),
-    Case((2, 128, 128, 128)),
-    Case((2, 128, 64, 64), "leaky_relu"),
-    Case((2, 512, 31, 31), "leaky_relu"),
+    case
+    for n in (1, 2, 8)
+    for case in (
+        Case((n, 64, 256, 256), pad=3),
+        Case((n, 128, 128, 128)),
+        Case((n, 128, 64, 64), "leaky_relu"),
+        Case((n, 512, 31, 31), "leaky_relu"),
+    )
 ]
 # 134 MB per tensor: beyond the L2 cache of every GPU so far.
 LARGE = [

@@ -15,6 +15,7 @@ from bench import (
     bench_image_pool,
     bench_instance_norm,
     bench_reflection_pad,
+    norm_cases,
     op_bench,
     rounds,
 )
@@ -249,6 +250,24 @@ def test_bytes_of_batch_norm():
     assert bench_batch_norm.counted_bytes(case, "fwd") == 3 * x
     assert bench_batch_norm.counted_bytes(case, "bwd") == 5 * x
     assert bench_batch_norm.counted_bytes(case, "fwd_bwd") == 8 * x
+
+
+def test_bytes_of_an_instance_norm():
+    """Backward reads the gradient and x twice each, and writes dx; a skip as often as x."""
+    x, padded = 1 * 2 * 4 * 4 * 2, 1 * 2 * 6 * 6 * 2
+    plain = norm_cases.Case((1, 2, 4, 4), pad=1)
+    assert norm_cases.counted_bytes(plain, "fwd") == x + x + padded
+    assert norm_cases.counted_bytes(plain, "bwd") == 2 * (padded + x) + x
+    skipped = plain._replace(act="none", residual=True)
+    assert norm_cases.counted_bytes(skipped, "fwd") == x + x + padded + x
+    assert norm_cases.counted_bytes(skipped, "fwd_bwd") == 3 * x + padded + 2 * (padded + x) + 4 * x
+
+
+def test_the_real_shapes_of_norms_are_measured_at_batches_of_1_2_and_8():
+    ours = [case for case in norm_cases.CASES if case not in norm_cases.LARGE]
+    for cases in (ours, bench_batch_norm.JZ):
+        seen = {(str(case._replace(shape=(0, *case.shape[1:]))), case.shape[0]) for case in cases}
+        assert seen == {(kind, n) for kind, _ in seen for n in (1, 2, 8)}
 
 
 def test_every_second_image_of_the_pool_is_swapped():
